@@ -1,0 +1,240 @@
+#include "backend/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "base/check.h"
+
+namespace conclave::backend {
+
+using kernels::Range;
+
+std::size_t naive_rows_min(const model::ModelConfig& config) {
+  const std::size_t head = config.qk_nope_head_dim + config.v_head_dim;
+  const std::size_t latent = 2 * config.kv_lora_rank;
+  if (latent <= head) return SIZE_MAX;
+  return (config.kv_lora_rank * head + (latent - head) - 1) / (latent - head);
+}
+
+Attention::Attention(const model::ModelConfig& config, const CpuContext& context,
+                     std::size_t heads)
+    : config_(config),
+      context_(context),
+      heads_(heads),
+      naive_min_(naive_rows_min(config)),
+      rope_(model::rope_table(config)),
+      tiles_(context.pool.size()),
+      scratch_(context.pool.size()) {}
+
+void Attention::begin_step(const Step& step) {
+  const std::size_t n_rows = step.tokens.size();
+  const std::size_t half = rope_.inv_freq.size();
+  angles_.resize(n_rows * half * 2);
+  sequence_of_.resize(n_rows);
+  absorbed_.clear();
+  for (const SequenceRows& sequence : step.sequences) {
+    for (std::size_t i = 0; i < sequence.n_rows; ++i) {
+      const std::size_t row = sequence.first_row + i;
+      sequence_of_[row] = &sequence;
+      for (std::size_t j = 0; j < half; ++j) {
+        const double angle = static_cast<double>(sequence.position + i) * rope_.inv_freq[j];
+        float* out = angles_.data() + (row * half + j) * 2;
+        out[0] = static_cast<float>(std::cos(angle) * rope_.rotation_scale);
+        out[1] = static_cast<float>(std::sin(angle) * rope_.rotation_scale);
+      }
+      if (sequence.n_rows < naive_min_) absorbed_.push_back(row);
+    }
+  }
+  for (auto& tile : tiles_) tile.resize(n_rows * kChunkRows);
+}
+
+// Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. models.md 2.5.
+void Attention::rotate(std::size_t row, std::span<float> x) const {
+  const std::size_t half = x.size() / 2;
+  const float* angle = angles_.data() + row * half * 2;
+  for (std::size_t j = 0; j < half; ++j) {
+    float& a = x[config_.rope_interleaved ? 2 * j : j];
+    float& b = x[config_.rope_interleaved ? 2 * j + 1 : j + half];
+    const float cos = angle[2 * j];
+    const float sin = angle[2 * j + 1];
+    const float rotated = a * cos - b * sin;
+    b = a * sin + b * cos;
+    a = rotated;
+  }
+}
+
+// q_ and kv_a_ from x. Without q_lora one matrix makes q_ directly.
+void Attention::project(const LayerWeights& w, const Rows& x) {
+  const std::size_t n = x.size();
+  kv_a_.resize(n * config_.kv_width());
+  q_.resize(n * w.q.rows);
+  const Product kv{&w.kv_a, x.view(), kv_a_.data(), config_.kv_width()};
+  if (config_.q_lora_rank == 0) {
+    const Product both[] = {kv, {&w.q, x.view(), q_.data(), w.q.rows}};
+    multiply(context_, both, tiles_);
+    return;
+  }
+  q_a_.resize(n, config_.q_lora_rank);
+  const Product both[] = {{&w.q_a, x.view(), q_a_.row(0).data(), config_.q_lora_rank}, kv};
+  multiply(context_, both, tiles_);
+  context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
+    const std::span<float> q_a = q_a_.row(row);
+    context_.ops.rms_norm(q_a, w.q_a_norm, config_.inner_norm_eps, q_a.data());
+    if (context_.rounds(w.q)) q_a_.round_row(context_.ops, row);
+  });
+  const Product q[] = {{&w.q, q_a_.view(), q_.data(), w.q.rows}};
+  multiply(context_, q, tiles_);
+}
+
+void Attention::write_cache(std::size_t layer, const LayerWeights& w, KvCache& cache) {
+  const std::size_t latent = config_.kv_lora_rank;
+  context_.pool.parallel_for(sequence_of_.size(), [&](std::size_t row, std::size_t) {
+    const SequenceRows& sequence = *sequence_of_[row];
+    const std::size_t position = sequence.position + row - sequence.first_row;
+    const std::span<float> kv(kv_a_.data() + row * config_.kv_width(), config_.kv_width());
+    context_.ops.rms_norm(kv.first(latent), w.kv_a_norm, config_.inner_norm_eps, kv.data());
+    rotate(row, kv.subspan(latent));
+    cache.write(layer, sequence.pages[position / kPageTokens], position % kPageTokens, kv);
+    for (std::size_t h = 0; h < heads_; ++h) {
+      const std::size_t head = row * w.q.rows + h * config_.qk_head_dim();
+      rotate(row, {q_.data() + head + config_.qk_nope_head_dim, config_.qk_rope_head_dim});
+    }
+  });
+}
+
+// q_latent[h, i] = [W_uk[h]^T q_nope | q_pe]. models.md 2.4.
+void Attention::absorb_queries(const LayerWeights& w) {
+  const std::size_t n = absorbed_.size();
+  const std::size_t nope = config_.qk_nope_head_dim;
+  const std::size_t width = config_.kv_width();
+  const std::size_t latent = config_.kv_lora_rank;
+  q_latent_.resize(heads_ * n * width);
+  context_.pool.parallel_for(heads_, [&](std::size_t h, std::size_t thread) {
+    Rows& rows = scratch_[thread].rows;
+    rows.resize(n, nope);
+    float* out = q_latent_.data() + h * n * width;
+    for (std::size_t i = 0; i < n; ++i) {
+      const float* q = q_.data() + absorbed_[i] * w.q.rows + h * config_.qk_head_dim();
+      std::copy_n(q, nope, rows.row(i).data());
+      if (context_.rounds(w.key_up[h])) rows.round_row(context_.ops, i);
+      std::copy_n(q + nope, config_.qk_rope_head_dim, out + i * width + latent);
+    }
+    for (std::size_t chunk = 0; chunk < n_chunks(w.key_up[h]); ++chunk) {
+      const ChunkRange range = chunk_range(w.key_up[h], chunk);
+      float* tile = tiles_[thread].data();
+      context_.gemm(w.key_up[h], range.panels, rows.view(), tile, kChunkRows);
+      for (std::size_t i = 0; i < n; ++i) {
+        std::copy_n(tile + i * kChunkRows, range.n_rows, out + i * width + range.first_row);
+      }
+    }
+  });
+}
+
+// One row, some heads, over all positions it sees: online softmax, a page at a time, in order.
+void Attention::attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
+                           std::size_t row, Range heads, const KvCache& cache,
+                           std::size_t thread) {
+  ThreadScratch& scratch = scratch_[thread];
+  const std::size_t latent = config_.kv_lora_rank;
+  const std::size_t width = config_.kv_width();
+  const std::size_t n = absorbed_.size();
+  const std::size_t visible = sequence.position + (row - sequence.first_row) + 1;
+  const auto factor = static_cast<float>(rope_.softmax_scale);
+  scratch.page.resize(kPageTokens * width);
+  scratch.scores.resize(heads.size() * (kPageTokens + 3));
+  float* row_max = scratch.scores.data() + heads.size() * kPageTokens;
+  float* row_sum = row_max + heads.size();
+  float* keep = row_sum + heads.size();
+  std::fill_n(row_max, heads.size(), -INFINITY);
+  std::fill_n(row_sum, heads.size(), 0.0f);
+  const float* q = q_latent_.data() + (heads.begin * n + index) * width;
+  float* out = o_latent_.data() + (heads.begin * n + index) * latent;
+  for (std::size_t h = 0; h < heads.size(); ++h) std::fill_n(out + h * n * latent, latent, 0.0f);
+
+  for (std::size_t begin = 0; begin < visible; begin += kPageTokens) {
+    const std::size_t count = std::min(kPageTokens, visible - begin);
+    const float* rows =
+        cache.read(layer, sequence.pages[begin / kPageTokens], count, context_.ops, scratch.page);
+    float* scores = scratch.scores.data();
+    context_.ops.latent_scores({rows, count, width, width}, q, n * width, heads.size(), factor,
+                               scores);
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+      const std::span<float> s(scores + h * count, count);
+      const float highest = std::max(row_max[h], *std::max_element(s.begin(), s.end()));
+      context_.ops.exp_minus({row_max + h, 1}, highest, keep + h);  // 0 at first: the sums are too
+      row_max[h] = highest;
+      context_.ops.exp_minus(s, highest, s.data());
+      float sum = 0.0f;
+      for (const float p : s) sum += p;
+      row_sum[h] = row_sum[h] * keep[h] + sum;
+    }
+    context_.ops.latent_values({rows, count, width, latent}, scores, keep, heads.size(), out,
+                               n * latent);
+  }
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    context_.ops.scale(1.0f / row_sum[h], {out + h * n * latent, latent});
+  }
+}
+
+void Attention::attend_absorbed(std::size_t layer, const KvCache& cache) {
+  // Heads of one chunk share the page they read; smaller groups only where threads would starve.
+  const std::size_t n = absorbed_.size();
+  o_latent_.resize(heads_ * n * config_.kv_lora_rank);
+  const std::size_t wanted = 2 * context_.pool.size();
+  std::size_t group = 8;
+  while (group > 1 && n * ((heads_ + group - 1) / group) < wanted) group /= 2;
+  const std::size_t groups = (heads_ + group - 1) / group;
+  context_.pool.parallel_for(n * groups, [&](std::size_t chunk, std::size_t thread) {
+    const std::size_t index = chunk / groups;
+    const std::size_t row = absorbed_[index];
+    const std::size_t begin = chunk % groups * group;
+    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads_)}, cache,
+               thread);
+  });
+}
+
+// attended[row, h] = W_uv[h] o_latent[h].
+void Attention::expand_values(const LayerWeights& w) {
+  const std::size_t n = absorbed_.size();
+  const std::size_t latent = config_.kv_lora_rank;
+  context_.pool.parallel_for(heads_, [&](std::size_t h, std::size_t thread) {
+    Rows& rows = scratch_[thread].rows;
+    rows.resize(n, latent);
+    for (std::size_t i = 0; i < n; ++i) {
+      std::copy_n(o_latent_.data() + (h * n + i) * latent, latent, rows.row(i).data());
+      if (context_.rounds(w.value_up[h])) rows.round_row(context_.ops, i);
+    }
+    for (std::size_t chunk = 0; chunk < n_chunks(w.value_up[h]); ++chunk) {
+      const ChunkRange range = chunk_range(w.value_up[h], chunk);
+      float* tile = tiles_[thread].data();
+      context_.gemm(w.value_up[h], range.panels, rows.view(), tile, kChunkRows);
+      for (std::size_t i = 0; i < n; ++i) {
+        std::copy_n(tile + i * kChunkRows, range.n_rows,
+                    attended_.row(absorbed_[i]).data() + h * config_.v_head_dim + range.first_row);
+      }
+    }
+  });
+}
+
+void Attention::run(std::size_t layer, const LayerWeights& w, const Step& step, const Rows& x,
+                    KvCache& cache, float* out) {
+  const std::size_t n = step.tokens.size();
+  project(w, x);
+  write_cache(layer, w, cache);
+  attended_.resize(n, heads_ * config_.v_head_dim);
+  if (!absorbed_.empty()) {
+    absorb_queries(w);
+    attend_absorbed(layer, cache);
+    expand_values(w);
+  }
+  if (absorbed_.size() < n) attend_naive(layer, w, step, cache);
+  if (context_.rounds(w.o)) {
+    context_.pool.parallel_for(
+        n, [&](std::size_t row, std::size_t) { attended_.round_row(context_.ops, row); });
+  }
+  const Product product[] = {{&w.o, attended_.view(), out, config_.hidden_size}};
+  multiply(context_, product, tiles_);
+}
+
+}  // namespace conclave::backend

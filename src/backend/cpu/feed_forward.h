@@ -1,0 +1,66 @@
+// The router and the feed-forward blocks on the CPU. models.md 2.2, 2.6, 2.7. Private to
+// backend/cpu.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/rows.h"
+#include "backend/cpu/weights.h"
+#include "model/model.h"
+
+namespace conclave::backend {
+
+// Chooses experts from router scores. Pure; one row at a time.
+//   logits [E], bias [E] -> ids [K] ascending, weights [K] ready to multiply the experts' outputs.
+// `forced` (K ids or empty) replaces the choice. Ties go to the lower id.
+void choose_experts(const model::ModelConfig& config, const kernels::Operations& ops,
+                    std::span<const float> logits, std::span<const float> bias,
+                    std::span<const ExpertId> forced, std::span<ExpertId> ids,
+                    std::span<float> weights);
+
+class FeedForward {
+ public:
+  FeedForward(const model::ModelConfig& config, const CpuContext& context);
+
+  // Routing for all rows of x = RMSNorm(hidden); valid until the next call.
+  Routing route(const LayerWeights& weights, const Rows& x, std::span<const ExpertId> forced);
+  // out[R, hidden] = dense FFN of x.
+  void run_dense(const FfnWeights& weights, const Rows& x, float* out);
+  // out[R, hidden] = shared experts + routed experts by the last routing. Contributions are added
+  // shared first, then by ascending expert id, so placement and batch never change a bit.
+  void run_experts(const LayerWeights& weights, const Rows& x, float* out);
+
+ private:
+  // One FFN over some rows: the shared experts over all of them, or an expert over its own.
+  struct Group {
+    const FfnWeights* weights;
+    std::size_t first;  // into the gathered inputs and the inner activations
+    std::size_t n;
+  };
+
+  void gather(const LayerWeights& weights, const Rows& x);
+  void run_groups(const Rows& inputs, float* out);
+  void inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk, std::size_t thread);
+  void down_chunk(std::size_t chunk, std::size_t thread, float* out);
+
+  const model::ModelConfig& config_;
+  const CpuContext& context_;
+  std::size_t n_rows_ = 0;
+  std::vector<float> logits_;
+  std::vector<ExpertId> expert_ids_;   // [R, K]
+  std::vector<float> expert_weights_;  // [R, K]
+  std::vector<Group> groups_;          // shared (or dense) first, then experts ascending
+  std::vector<std::size_t> row_of_;    // gathered row -> row of the step
+  std::vector<float> weight_of_;       // gathered row -> routing weight, 1 for shared and dense
+  Rows gathered_;
+  Rows inner_;                         // [gathered rows, widest intermediate size]
+  struct ThreadScratch {
+    std::vector<float> gate, up;
+  };
+  std::vector<ThreadScratch> scratch_;
+  std::vector<std::vector<float>> tiles_;
+};
+
+}  // namespace conclave::backend

@@ -1,0 +1,141 @@
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <chrono>
+
+#include "base/check.h"
+
+namespace conclave {
+namespace {
+
+// Longer than the serial work between two parallel loops of a step, short against a time slice.
+constexpr std::chrono::microseconds kSpin{50};
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
+
+// Spins until `ready` or the spin time is over; returns the last answer.
+template <class Ready>
+bool spin_until(const Ready& ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (ready()) return true;
+      pause_cpu();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
+void pin(pthread_t thread, int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  // Failure (a container that forbids it) costs speed only.
+  (void)pthread_setaffinity_np(thread, sizeof set, &set);
+}
+
+std::uint64_t ticket(std::uint32_t generation, std::uint32_t chunk) {
+  return (static_cast<std::uint64_t>(generation) << 32) | chunk;
+}
+
+}  // namespace
+
+std::vector<int> usable_cores() {
+  std::vector<int> cores;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return {0};
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+ThreadPool::ThreadPool(std::size_t threads) {
+  const std::vector<int> cores = usable_cores();
+  if (threads == 0) threads = cores.size();
+  const bool pinned = threads > 1 && threads <= cores.size();
+  for (std::size_t i = 1; i < threads; ++i) {
+    workers_.emplace_back([this, i] { work(i); });
+    if (pinned) pin(workers_.back().native_handle(), cores[i]);
+  }
+  if (pinned) pin(pthread_self(), cores[0]);
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
+  std::uint64_t seen = ticket_.load(std::memory_order_acquire);
+  for (;;) {
+    if (static_cast<std::uint32_t>(seen >> 32) != generation) return false;
+    const auto chunk = static_cast<std::uint32_t>(seen);
+    const Function function = function_.load(std::memory_order_relaxed);
+    const void* context = context_.load(std::memory_order_relaxed);
+    if (chunk >= n_chunks_.load(std::memory_order_relaxed)) return false;
+    if (ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                      std::memory_order_acquire)) {
+      function(context, chunk, thread);
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 ==
+          n_chunks_.load(std::memory_order_relaxed)) {
+        done_.notify_one();
+      }
+      return true;
+    }
+  }
+}
+
+void ThreadPool::run(std::size_t n_chunks, Function function, const void* context) {
+  if (n_chunks == 0) return;
+  CHECK(n_chunks < 0xffffffffu);
+  if (workers_.empty() || n_chunks == 1) {
+    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) function(context, chunk, 0);
+    return;
+  }
+  const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  const auto n = static_cast<std::uint32_t>(n_chunks);
+  // Closes the old loop before its fields change, so that a late thread cannot mix the two.
+  ticket_.store(ticket(generation, 0xffffffffu), std::memory_order_release);
+  function_.store(function, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  n_chunks_.store(n, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  ticket_.store(ticket(generation, 0), std::memory_order_release);
+  generation_.store(generation, std::memory_order_release);
+  generation_.notify_all();
+  while (take_and_run(generation, 0)) {
+  }
+  const auto finished = [this, n] { return done_.load(std::memory_order_acquire) == n; };
+  if (spin_until(finished)) return;
+  for (std::uint32_t done = done_.load(std::memory_order_acquire); done != n;
+       done = done_.load(std::memory_order_acquire)) {
+    done_.wait(done, std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::work(std::size_t thread) {
+  std::uint32_t seen = 0;
+  while (!stop_.load(std::memory_order_relaxed)) {
+    const auto changed = [this, seen] {
+      return generation_.load(std::memory_order_acquire) != seen;
+    };
+    if (!spin_until(changed)) generation_.wait(seen, std::memory_order_acquire);
+    seen = generation_.load(std::memory_order_acquire);
+    while (take_and_run(seen, thread)) {
+    }
+  }
+}
+
+}  // namespace conclave

@@ -1,0 +1,49 @@
+#include "base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+
+namespace conclave {
+namespace {
+
+TEST(ThreadPool, RunsEveryChunkExactlyOnce) {
+  for (const std::size_t threads : {1u, 2u, 5u}) {
+    ThreadPool pool(threads);
+    for (std::size_t n = 0; n < 300; ++n) {
+      std::vector<std::atomic<int>> hits(n);
+      pool.parallel_for(n, [&](std::size_t chunk, std::size_t thread) {
+        EXPECT_LT(thread, pool.size());
+        hits[chunk].fetch_add(1);
+      });
+      for (const auto& hit : hits) ASSERT_EQ(hit.load(), 1);
+    }
+  }
+}
+
+TEST(ThreadPool, LoopsFollowEachOtherWithoutMixing) {
+  ThreadPool pool(3);
+  std::vector<std::uint64_t> values(7);
+  for (std::uint64_t round = 1; round <= 20'000; ++round) {
+    pool.parallel_for(values.size(), [&](std::size_t chunk, std::size_t) { values[chunk] += round; });
+  }
+  for (const std::uint64_t value : values) EXPECT_EQ(value, 20'000u * 20'001u / 2);
+}
+
+TEST(ThreadPool, WakesWorkersThatSleep) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::atomic<int> total{0};
+    pool.parallel_for(4, [&](std::size_t, std::size_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      total.fetch_add(1);
+    });
+    EXPECT_EQ(total.load(), 4);
+  }
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,16 @@
+#include "kernels/avx512/lanes.h"
+#include "kernels/isa_tables.h"
+#include "kernels/lanes.h"
+
+namespace conclave::kernels {
+
+std::optional<Operations> avx512_operations() {
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512vnni")) {
+    return std::nullopt;
+  }
+  return make_operations<Avx512Lanes>();
+}
+
+}  // namespace conclave::kernels

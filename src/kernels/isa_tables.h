@@ -1,0 +1,16 @@
+// One function per instruction set, each defined in its own folder. CMake compiles those that the
+// target can have; absent.cc defines the others as nullopt. Private to this module.
+#pragma once
+
+#include <optional>
+
+#include "kernels/kernels.h"
+
+namespace conclave::kernels {
+
+Operations scalar_operations();
+std::optional<Operations> avx2_operations();    // nullopt where this machine lacks AVX2, FMA, F16C
+std::optional<Operations> avx512_operations();  // nullopt where it lacks AVX-512 F/BW/DQ/VL/VNNI
+std::optional<Operations> neon_operations();    // nullopt where it lacks the dot product
+
+}  // namespace conclave::kernels

@@ -1,0 +1,382 @@
+// The scalar code against plain double arithmetic, and every instruction set against the scalar
+// code, bit for bit.
+#include "kernels/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/number_formats.h"
+#include "base/rng.h"
+
+namespace conclave::kernels {
+namespace {
+
+struct TestMatrix {
+  SourceFormat format;
+  std::size_t rows, cols;
+  std::vector<std::byte> weights, scales;
+  SourceMatrix view() const { return {format, rows, cols, weights, scales}; }
+};
+
+template <class T>
+void append(std::vector<std::byte>& out, T value) {
+  std::byte bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof value);
+  out.insert(out.end(), bytes, bytes + sizeof value);
+}
+
+float normal(SplitMix& rng) {
+  double sum = -6.0;
+  for (int i = 0; i < 12; ++i) sum += rng.uniform();
+  return static_cast<float>(sum);
+}
+
+// f16 bits of a small normal number.
+std::uint16_t random_f16(SplitMix& rng) {
+  return static_cast<std::uint16_t>((rng.next() & 0x83ffu) | ((12 + rng.next() % 4) << 10));
+}
+
+TestMatrix make_matrix(SourceFormat format, std::size_t rows, std::size_t cols,
+                       std::uint64_t seed) {
+  TestMatrix m{format, rows, cols, {}, {}};
+  SplitMix rng(seed);
+  const std::size_t n = rows * cols;
+  switch (format) {
+    case SourceFormat::kF32:
+      for (std::size_t i = 0; i < n; ++i) append(m.weights, normal(rng));
+      break;
+    case SourceFormat::kF16:
+      for (std::size_t i = 0; i < n; ++i) append(m.weights, random_f16(rng));
+      break;
+    case SourceFormat::kBF16:
+      for (std::size_t i = 0; i < n; ++i) append(m.weights, float_to_bf16(normal(rng)));
+      break;
+    case SourceFormat::kFp8Block:
+      for (std::size_t i = 0; i < n; ++i) {
+        const auto bits = static_cast<std::uint8_t>(rng.next());
+        append(m.weights, (bits & 0x7fu) == 0x7fu ? std::uint8_t{0} : bits);
+      }
+      for (std::size_t i = 0; i < (rows + 127) / 128 * ((cols + 127) / 128); ++i) {
+        append(m.scales, static_cast<float>(0.001 + 0.01 * rng.uniform()));
+      }
+      break;
+    case SourceFormat::kInt4Group:
+      for (std::size_t i = 0; i < n / 2; ++i) append(m.weights, static_cast<std::uint8_t>(rng.next()));
+      for (std::size_t i = 0; i < n / 32; ++i) {
+        append(m.scales, float_to_bf16(static_cast<float>(0.01 + 0.1 * rng.uniform())));
+      }
+      break;
+  }
+  return m;
+}
+
+struct Packed {
+  std::vector<std::byte> bytes;
+  PackedMatrix matrix;
+};
+
+Packed pack(const TestMatrix& m, PackedFormat format, Range rows, Range cols, bool transposed) {
+  const Range lanes = transposed ? cols : rows;
+  const Range inputs = transposed ? rows : cols;
+  const std::size_t offset = format == PackedFormat::kFp8 ? inputs.begin % kFp8BlockSize : 0;
+  Packed out;
+  out.bytes.resize(packed_bytes(format, lanes.size(), inputs.size(), offset));
+  const std::size_t bytes = panel_bytes(format, inputs.size(), offset);
+  out.matrix = {format, lanes.size(), inputs.size(), offset, out.bytes};
+  for (std::size_t p = 0; p < out.matrix.panels(); ++p) {
+    pack_panel(m.view(), rows, cols, transposed, format, p,
+               std::span(out.bytes).subspan(p * bytes, bytes));
+  }
+  return out;
+}
+
+Packed pack(const TestMatrix& m, PackedFormat format) {
+  return pack(m, format, {0, m.rows}, {0, m.cols}, false);
+}
+
+struct TestActivations {
+  std::vector<float> x, scale;
+  std::vector<std::int8_t> q;
+  std::vector<std::int32_t> sum;
+  Activations view;
+};
+
+TestActivations make_activations(const Operations& ops, std::size_t tokens, std::size_t cols,
+                                 std::uint64_t seed) {
+  TestActivations a;
+  SplitMix rng(seed);
+  a.x.resize(tokens * cols);
+  for (float& v : a.x) v = normal(rng);
+  a.q.resize(tokens * padded_cols(cols));
+  a.scale.resize(tokens * groups(cols));
+  a.sum.resize(tokens * groups(cols));
+  for (std::size_t t = 0; t < tokens; ++t) {
+    ops.quantize_row(std::span(a.x).subspan(t * cols, cols), a.q.data() + t * padded_cols(cols),
+                     a.scale.data() + t * groups(cols), a.sum.data() + t * groups(cols));
+  }
+  a.view = {tokens, cols, a.x.data(), cols, a.q.data(), a.scale.data(), a.sum.data()};
+  return a;
+}
+
+std::vector<float> multiply(const Operations& ops, bool exact, const Packed& w,
+                            const TestActivations& x) {
+  const std::size_t stride = w.matrix.panels() * kPanelRows;
+  std::vector<float> y(x.view.tokens * stride, -1.0f);
+  (exact ? ops.gemm_exact : ops.gemm)(w.matrix, {0, w.matrix.panels()}, x.view, y.data(), stride);
+  return y;
+}
+
+struct Case {
+  SourceFormat source;
+  PackedFormat packed;
+  std::size_t rows, cols;
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  const SourceFormat sources[] = {SourceFormat::kF32, SourceFormat::kF16, SourceFormat::kBF16,
+                                  SourceFormat::kFp8Block, SourceFormat::kInt4Group};
+  for (const SourceFormat source : sources) {
+    for (const std::size_t rows : {16u, 80u, 150u}) {
+      for (const std::size_t cols : {32u, 96u, 288u}) {
+        cases.push_back({source, native_format(source), rows, cols});
+        if (source != SourceFormat::kInt4Group) {
+          cases.push_back({source, PackedFormat::kInt8, rows, cols});
+        }
+      }
+    }
+  }
+  cases.push_back({SourceFormat::kBF16, PackedFormat::kInt8, 33, 50});
+  cases.push_back({SourceFormat::kBF16, PackedFormat::kBF16, 33, 50});
+  cases.push_back({SourceFormat::kBF16, PackedFormat::kF32, 33, 50});
+  return cases;
+}
+
+TEST(Pack, KeepsValuesExactlyInNativeFormats) {
+  for (const Case& c : all_cases()) {
+    if (c.packed == PackedFormat::kInt8) continue;
+    const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 1);
+    const Packed packed = pack(m, c.packed);
+    std::vector<float> expected(c.cols), found(c.cols);
+    for (std::size_t r = 0; r < c.rows; ++r) {
+      dequantize_row(m.view(), r, 0, expected);
+      unpack_row(packed.matrix, r, found);
+      ASSERT_EQ(expected, found) << name(c.packed) << " row " << r;
+    }
+  }
+}
+
+TEST(Pack, Int8StaysWithinHalfAStep) {
+  const TestMatrix m = make_matrix(SourceFormat::kBF16, 48, 96, 2);
+  const Packed packed = pack(m, PackedFormat::kInt8);
+  std::vector<float> expected(96), found(96);
+  for (std::size_t r = 0; r < m.rows; ++r) {
+    dequantize_row(m.view(), r, 0, expected);
+    unpack_row(packed.matrix, r, found);
+    for (std::size_t g = 0; g < 3; ++g) {
+      float absmax = 0.0f;
+      for (std::size_t k = 0; k < 32; ++k) absmax = std::max(absmax, std::fabs(expected[g * 32 + k]));
+      for (std::size_t k = 0; k < 32; ++k) {
+        EXPECT_LE(std::fabs(expected[g * 32 + k] - found[g * 32 + k]), absmax / 127.0f * 0.51f);
+      }
+    }
+  }
+}
+
+TEST(Pack, SlicesAndTransposesKeepValues) {
+  const TestMatrix m = make_matrix(SourceFormat::kFp8Block, 300, 260, 3);
+  std::vector<float> whole(260), part;
+  const Packed slice = pack(m, PackedFormat::kFp8, {32, 256}, {96, 224}, false);
+  part.resize(128);
+  for (std::size_t r = 0; r < 224; ++r) {
+    dequantize_row(m.view(), 32 + r, 0, whole);
+    unpack_row(slice.matrix, r, part);
+    for (std::size_t c = 0; c < 128; ++c) ASSERT_EQ(part[c], whole[96 + c]);
+  }
+  const Packed transposed = pack(m, PackedFormat::kFp8, {40, 104}, {0, 260}, true);
+  part.resize(64);
+  for (std::size_t c = 0; c < 260; ++c) {
+    unpack_row(transposed.matrix, c, part);
+    for (std::size_t r = 0; r < 64; ++r) {
+      dequantize_row(m.view(), 40 + r, 0, whole);
+      ASSERT_EQ(part[r], whole[c]);
+    }
+  }
+}
+
+TEST(Pack, BytesPerWeight) {
+  EXPECT_EQ(packed_bytes(PackedFormat::kInt8, 7168, 2048, 0), 7168u * 2048u * 17u / 16u);
+  EXPECT_EQ(packed_bytes(PackedFormat::kInt4, 2048, 7168, 0), 2048u * 7168u * 9u / 16u);
+}
+
+TEST(Gemm, ScalarExactMatchesDouble) {
+  const Operations& ops = operations(Isa::kScalar);
+  for (const Case& c : all_cases()) {
+    const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 4);
+    const Packed packed = pack(m, c.packed);
+    const TestActivations x = make_activations(ops, 3, c.cols, 5);
+    const std::vector<float> y = multiply(ops, true, packed, x);
+    std::vector<float> row(c.cols);
+    for (std::size_t r = 0; r < c.rows; ++r) {
+      unpack_row(packed.matrix, r, row);
+      for (std::size_t t = 0; t < 3; ++t) {
+        double sum = 0.0, size = 0.0;
+        for (std::size_t k = 0; k < c.cols; ++k) {
+          sum += static_cast<double>(row[k]) * x.x[t * c.cols + k];
+          size += std::fabs(static_cast<double>(row[k]) * x.x[t * c.cols + k]);
+        }
+        EXPECT_NEAR(y[t * packed.matrix.panels() * 16 + r], sum, 1e-5 * size + 1e-9);
+      }
+    }
+  }
+}
+
+TEST(Gemm, ScalarFastIsCloseToExact) {
+  const Operations& ops = operations(Isa::kScalar);
+  const TestMatrix m = make_matrix(SourceFormat::kInt4Group, 64, 512, 6);
+  const Packed packed = pack(m, PackedFormat::kInt4);
+  const TestActivations x = make_activations(ops, 4, 512, 7);
+  const std::vector<float> fast = multiply(ops, false, packed, x);
+  const std::vector<float> exact = multiply(ops, true, packed, x);
+  double error = 0.0, size = 0.0;
+  for (std::size_t i = 0; i < fast.size(); ++i) {
+    error += std::pow(fast[i] - exact[i], 2);
+    size += std::pow(exact[i], 2);
+  }
+  EXPECT_GT(error, 0.0);
+  EXPECT_LT(std::sqrt(error / size), 0.01);
+}
+
+// Every instruction set, every format, every number of tokens: the scalar code's bits.
+TEST(Gemm, EveryIsaGivesTheScalarBits) {
+  const Operations& scalar = operations(Isa::kScalar);
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    for (const Case& c : all_cases()) {
+      const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 8);
+      const Packed packed = pack(m, c.packed);
+      for (const std::size_t tokens : {1u, 2u, 7u, 19u}) {
+        const TestActivations x = make_activations(scalar, tokens, c.cols, 9 + tokens);
+        for (const bool exact : {false, true}) {
+          ASSERT_EQ(multiply(scalar, exact, packed, x), multiply(ops, exact, packed, x))
+              << name(isa) << " " << name(c.packed) << " " << c.rows << "x" << c.cols << " tokens "
+              << tokens << " exact " << exact;
+        }
+      }
+    }
+  }
+}
+
+// A row's bits do not depend on which other tokens share the call, nor on the panels asked for.
+TEST(Gemm, RowsDoNotDependOnBatchOrRange) {
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    const TestMatrix m = make_matrix(SourceFormat::kInt4Group, 112, 192, 10);
+    const Packed packed = pack(m, PackedFormat::kInt4);
+    const TestActivations many = make_activations(ops, 11, 192, 11);
+    const std::vector<float> all = multiply(ops, false, packed, many);
+    for (std::size_t t = 0; t < 11; ++t) {
+      Activations one = many.view;
+      one.tokens = 1;
+      one.x += t * 192;
+      one.q += t * 192;
+      one.scale += t * 6;
+      one.sum += t * 6;
+      float y[32];
+      ops.gemm(packed.matrix, {3, 5}, one, y, 32);
+      for (std::size_t r = 0; r < 32; ++r) ASSERT_EQ(y[r], all[t * 112 + 48 + r]);
+    }
+  }
+}
+
+TEST(Vectors, EveryIsaGivesTheScalarBitsAtEveryLength) {
+  const Operations& scalar = operations(Isa::kScalar);
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    for (std::size_t n = 1; n < 70; ++n) {
+      SplitMix rng(n);
+      std::vector<float> a(n), b(n);
+      for (float& v : a) v = 4.0f * normal(rng);
+      for (float& v : b) v = normal(rng);
+      std::vector<float> y1(n), y2(n);
+      scalar.rms_norm(a, b, 1e-6f, y1.data());
+      ops.rms_norm(a, b, 1e-6f, y2.data());
+      ASSERT_EQ(y1, y2) << name(isa) << " rms_norm " << n;
+      scalar.silu_mul(a, b, y1.data());
+      ops.silu_mul(a, b, y2.data());
+      ASSERT_EQ(y1, y2) << name(isa) << " silu_mul " << n;
+      scalar.exp_minus(a, 1.5f, y1.data());
+      ops.exp_minus(a, 1.5f, y2.data());
+      ASSERT_EQ(y1, y2) << name(isa) << " exp " << n;
+      y1 = y2 = b;
+      scalar.axpy(0.7f, a, y1.data());
+      ops.axpy(0.7f, a, y2.data());
+      ASSERT_EQ(y1, y2) << name(isa) << " axpy " << n;
+      ASSERT_EQ(scalar.dot(a, b), ops.dot(a, b)) << name(isa) << " dot " << n;
+      const TestActivations q1 = make_activations(scalar, 1, n, n);
+      const TestActivations q2 = make_activations(ops, 1, n, n);
+      ASSERT_EQ(q1.q, q2.q) << name(isa) << " quantize " << n;
+      ASSERT_EQ(q1.scale, q2.scale);
+      ASSERT_EQ(q1.sum, q2.sum);
+    }
+  }
+}
+
+TEST(Vectors, LatentAttentionGivesTheScalarBits) {
+  const Operations& scalar = operations(Isa::kScalar);
+  SplitMix rng(3);
+  const std::size_t n = 13, width = 40, heads = 7;
+  std::vector<float> rows(n * width), q(heads * width), keep(heads, 0.5f);
+  for (float& v : rows) v = normal(rng);
+  for (float& v : q) v = normal(rng);
+  const LatentBlock keys{rows.data(), n, width, width};
+  const LatentBlock values{rows.data(), n, width, 24};
+  std::vector<float> scores(heads * n), out(heads * 24, 1.0f);
+  scalar.latent_scores(keys, q.data(), width, heads, 0.1f, scores.data());
+  scalar.latent_values(values, scores.data(), keep.data(), heads, out.data(), 24);
+  for (std::size_t h = 0; h < heads; ++h) {
+    double expected = 0.5;
+    for (std::size_t s = 0; s < n; ++s) {
+      double score = 0.0;
+      for (std::size_t i = 0; i < width; ++i) score += double{q[h * width + i]} * rows[s * width + i];
+      EXPECT_NEAR(scores[h * n + s], 0.1 * score, 1e-5);
+      expected += scores[h * n + s] * double{rows[s * width + 5]};
+    }
+    EXPECT_NEAR(out[h * 24 + 5], expected, 1e-4);
+  }
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    std::vector<float> scores2(heads * n), out2(heads * 24, 1.0f);
+    ops.latent_scores(keys, q.data(), width, heads, 0.1f, scores2.data());
+    ops.latent_values(values, scores2.data(), keep.data(), heads, out2.data(), 24);
+    EXPECT_EQ(scores, scores2) << name(isa);
+    EXPECT_EQ(out, out2) << name(isa);
+  }
+}
+
+TEST(Vectors, ExpIsAccurate) {
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    for (float x = -87.0f; x < 88.0f; x += 0.37f) {
+      float y = 0.0f;
+      ops.exp_minus(std::span(&x, 1), 0.0f, &y);
+      EXPECT_NEAR(y / std::exp(double{x}), 1.0, 4e-7) << x;
+    }
+  }
+}
+
+TEST(Isa, UnknownNameListsTheChoices) {
+  const Result<Isa> isa = choose_isa("mmx");
+  ASSERT_FALSE(isa);
+  EXPECT_NE(isa.error().message.find("scalar"), std::string::npos);
+  EXPECT_TRUE(choose_isa("scalar"));
+  EXPECT_TRUE(choose_isa(""));
+}
+
+}  // namespace
+}  // namespace conclave::kernels

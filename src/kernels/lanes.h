@@ -1,0 +1,529 @@
+// Every kernel, written once over 16 lanes. Private to this module.
+//
+// `L` is one of ScalarLanes, Avx2Lanes, Avx512Lanes, NeonLanes. Each provides, on 16 float lanes
+// `L::F` and 16 int32 lanes `L::I`, the same IEEE operations; so every instruction set gives the
+// bits of the scalar code by construction. Lanes are rows of a panel or neighbours of a vector;
+// where lanes must be summed the tree is prescribed: i with i+8, then +4, +2, +1.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "kernels/panel_layout.h"
+
+namespace conclave::kernels {
+
+// ---- How one column of a panel becomes 16 floats ----------------------------------------------
+
+template <class L>
+struct F32Column {
+  static constexpr std::size_t kBytes = 64;
+  static typename L::F load(const std::byte* p) {
+    return L::load(reinterpret_cast<const float*>(p));
+  }
+};
+
+template <class L>
+struct Bf16Column {
+  static constexpr std::size_t kBytes = 32;
+  static typename L::F load(const std::byte* p) { return L::load_bf16(p); }
+};
+
+template <class L>
+struct F16Column {
+  static constexpr std::size_t kBytes = 32;
+  static typename L::F load(const std::byte* p) { return L::load_f16(p); }
+};
+
+// ---- Plain float panels: acc = fma(w, x, acc) ---------------------------------------------------
+
+// P panels x T tokens at once. `panel` points to the first panel, the next ones follow it.
+template <class L, class Column, std::size_t P, std::size_t T>
+void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
+                     const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
+  typename L::F acc[P][T];
+  for (auto& row : acc) {
+    for (auto& a : row) a = L::zero();
+  }
+  const float* in[T];
+  for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
+  for (std::size_t c = 0; c < cols; ++c) {
+    for (std::size_t p = 0; p < P; ++p) {
+      const auto w = Column::load(panel + p * panel_bytes + c * Column::kBytes);
+      for (std::size_t t = 0; t < T; ++t) acc[p][t] = L::fma(w, L::broadcast(in[t][c]), acc[p][t]);
+    }
+  }
+  for (std::size_t t = 0; t < T; ++t) {
+    for (std::size_t p = 0; p < P; ++p) L::store(y + t * y_stride + p * kPanelRows, acc[p][t]);
+  }
+}
+
+// ---- FP8: sum = fma(w, x, sum) over a block, acc = fma(sum, scale, acc) --------------------------
+
+// Exact: w = e4m3 * scale in float32, acc = fma(w, x, acc).
+template <class L, bool kExact, std::size_t P, std::size_t T>
+void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
+                   std::size_t block_offset, const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
+  typename L::F acc[P][T];
+  for (auto& row : acc) {
+    for (auto& a : row) a = L::zero();
+  }
+  const float* in[T];
+  for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
+  std::size_t offset = 0;  // of the block in each panel
+  for (std::size_t c = 0; c < cols;) {
+    const std::size_t block_end = (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
+    const std::size_t end = block_end - block_offset < cols ? block_end - block_offset : cols;
+    for (std::size_t p = 0; p < P; ++p) {
+      const std::byte* block = panel + p * panel_bytes + offset;
+      const auto scale = L::load(reinterpret_cast<const float*>(block));
+      typename L::F sum[T];
+      for (std::size_t t = 0; t < T; ++t) sum[t] = kExact ? acc[p][t] : L::zero();
+      for (std::size_t k = c; k < end; ++k) {
+        auto w = L::load_e4m3(block + 64 + (k - c) * kPanelRows);
+        if constexpr (kExact) w = L::mul(w, scale);
+        for (std::size_t t = 0; t < T; ++t) sum[t] = L::fma(w, L::broadcast(in[t][k]), sum[t]);
+      }
+      for (std::size_t t = 0; t < T; ++t) {
+        acc[p][t] = kExact ? sum[t] : L::fma(sum[t], scale, acc[p][t]);
+      }
+    }
+    offset += 64 + (end - c) * kPanelRows;
+    c = end;
+  }
+  for (std::size_t t = 0; t < T; ++t) {
+    for (std::size_t p = 0; p < P; ++p) L::store(y + t * y_stride + p * kPanelRows, acc[p][t]);
+  }
+}
+
+// ---- int8 and int4, fast: int32 dot per group of 32 inputs ---------------------------------------
+
+// What the two integer formats differ in: how 4 inputs x 16 rows become bytes for L's dot product.
+template <class L>
+struct Int8Group {
+  static constexpr std::size_t kBytes = kInt8GroupBytes;
+  static constexpr std::int32_t kOffset = L::kInt8Offset;  // stored minus true value
+  typename L::B words[8];
+  explicit Int8Group(const std::byte* p) {
+    for (std::size_t i = 0; i < 8; ++i) words[i] = L::load_bytes(p + i * 64);
+  }
+  static typename L::I dot(typename L::I acc, typename L::B w, const std::int8_t* a) {
+    return L::dot_int8(acc, w, a);
+  }
+};
+
+template <class L>
+struct Int4Group {
+  static constexpr std::size_t kBytes = kInt4GroupBytes;
+  static constexpr std::int32_t kOffset = 8;
+  typename L::B words[8];
+  explicit Int4Group(const std::byte* p) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const auto both = L::load_bytes(p + i * 64);
+      words[i] = L::low_nibbles(both);
+      words[i + 4] = L::high_nibbles(both);
+    }
+  }
+  static typename L::I dot(typename L::I acc, typename L::B w, const std::int8_t* a) {
+    return L::dot_uint4(acc, w, a);
+  }
+};
+
+template <class L, class Group, std::size_t P, std::size_t T>
+void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols, const Activations& x,
+                   std::size_t token, float* y, std::size_t y_stride) {
+  const std::size_t n_groups = groups(cols);
+  const std::size_t stride = groups(x.cols);  // groups from one token to the next
+  typename L::F acc[P][T];
+  for (auto& row : acc) {
+    for (auto& a : row) a = L::zero();
+  }
+  const std::int8_t* q = x.q + token * stride * kGroup;
+  const float* s_a = x.scale + token * stride;
+  const std::int32_t* sum = x.sum + token * stride;
+  for (std::size_t g = 0; g < n_groups; ++g) {
+    const IntGroupPlace place = int_group_place(g, Group::kBytes);
+    for (std::size_t p = 0; p < P; ++p) {
+      const std::byte* base = panel + p * panel_bytes;
+      L::prefetch(base + place.weights + kPrefetchBytes);
+      if constexpr (Group::kBytes > 256) L::prefetch(base + place.weights + kPrefetchBytes + 256);
+      const Group w(base + place.weights);
+      const auto s_w = L::load_bf16(base + place.scales);
+      for (std::size_t t = 0; t < T; ++t) {
+        const std::int8_t* a = q + (t * stride + g) * kGroup;
+        auto dot = L::broadcast_int(-Group::kOffset * sum[t * stride + g]);
+        for (std::size_t i = 0; i < 8; ++i) dot = Group::dot(dot, w.words[i], a + 4 * i);
+        const auto s = L::mul(s_w, L::broadcast(s_a[t * stride + g]));
+        acc[p][t] = L::fma(L::to_float(dot), s, acc[p][t]);
+      }
+    }
+  }
+  for (std::size_t t = 0; t < T; ++t) {
+    for (std::size_t p = 0; p < P; ++p) L::store(y + t * y_stride + p * kPanelRows, acc[p][t]);
+  }
+}
+
+// ---- int8 and int4, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc) -----------------
+
+template <class L, bool kInt4, std::size_t P, std::size_t T>
+void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
+                         const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
+  constexpr std::size_t kBytes = kInt4 ? kInt4GroupBytes : kInt8GroupBytes;
+  const std::size_t n_groups = groups(cols);
+  typename L::F acc[P][T];
+  for (auto& row : acc) {
+    for (auto& a : row) a = L::zero();
+  }
+  const float* in[T];
+  for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
+  for (std::size_t g = 0; g < n_groups; ++g) {
+    const IntGroupPlace place = int_group_place(g, kBytes);
+    for (std::size_t p = 0; p < P; ++p) {
+      const std::byte* base = panel + p * panel_bytes;
+      const auto scale = L::load_bf16(base + place.scales);
+      const std::size_t n = cols - g * kGroup < kGroup ? cols - g * kGroup : kGroup;
+      for (std::size_t k = 0; k < n; ++k) {
+        float column[kPanelRows];
+        int_group_column(base + place.weights, kInt4, k, column);
+        const auto w = L::mul(L::load(column), scale);
+        for (std::size_t t = 0; t < T; ++t) {
+          acc[p][t] = L::fma(w, L::broadcast(in[t][g * kGroup + k]), acc[p][t]);
+        }
+      }
+    }
+  }
+  for (std::size_t t = 0; t < T; ++t) {
+    for (std::size_t p = 0; p < P; ++p) L::store(y + t * y_stride + p * kPanelRows, acc[p][t]);
+  }
+}
+
+// ---- One tile by format ---------------------------------------------------------------------------
+
+template <class L, bool kExact, std::size_t P, std::size_t T>
+void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, std::size_t token,
+               float* y, std::size_t y_stride) {
+  const std::size_t bytes = panel_bytes(w.format, w.cols, w.block_offset);
+  const std::byte* base = w.data.data() + panel * bytes;
+  switch (w.format) {
+    case PackedFormat::kF32:
+      return gemm_float_tile<L, F32Column<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+    case PackedFormat::kF16:
+      return gemm_float_tile<L, F16Column<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+    case PackedFormat::kBF16:
+      return gemm_float_tile<L, Bf16Column<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+    case PackedFormat::kFp8:
+      return gemm_fp8_tile<L, kExact, P, T>(base, bytes, w.cols, w.block_offset, x, token, y, y_stride);
+    case PackedFormat::kInt8:
+      if constexpr (kExact) {
+        return gemm_int_exact_tile<L, false, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+      } else {
+        return gemm_int_tile<L, Int8Group<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+      }
+    case PackedFormat::kInt4:
+      if constexpr (kExact) {
+        return gemm_int_exact_tile<L, true, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+      } else {
+        return gemm_int_tile<L, Int4Group<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+      }
+  }
+}
+
+// All tokens of one group of P panels: 4 tokens at a time while they last. Tiles only change which
+// sums run side by side, never the order inside one.
+template <class L, bool kExact, std::size_t P, std::size_t kTokensAtOnce>
+void gemm_panels(const PackedMatrix& w, std::size_t panel, const Activations& x, float* y,
+                 std::size_t y_stride) {
+  std::size_t t = 0;
+  for (; t + kTokensAtOnce <= x.tokens; t += kTokensAtOnce) {
+    gemm_tile<L, kExact, P, kTokensAtOnce>(w, panel, x, t, y + t * y_stride, y_stride);
+  }
+  for (; t < x.tokens; ++t) {
+    gemm_tile<L, kExact, P, 1>(w, panel, x, t, y + t * y_stride, y_stride);
+  }
+}
+
+template <class L, bool kExact>
+void gemm(const PackedMatrix& w, Range panels, const Activations& x, float* y,
+          std::size_t y_stride) {
+  // One token: as many read streams as registers allow. Many tokens: one panel, many tokens.
+  std::size_t panel = panels.begin;
+  if (x.tokens < L::kTokensAtOnce) {
+    for (; panel + L::kStreams <= panels.end; panel += L::kStreams) {
+      gemm_panels<L, kExact, L::kStreams, 1>(w, panel, x, y + (panel - panels.begin) * kPanelRows,
+                                             y_stride);
+    }
+  }
+  for (; panel < panels.end; ++panel) {
+    gemm_panels<L, kExact, 1, L::kTokensAtOnce>(w, panel, x,
+                                                y + (panel - panels.begin) * kPanelRows, y_stride);
+  }
+}
+
+// ---- Vectors ------------------------------------------------------------------------------------
+
+template <class L>
+typename L::F load_partial(const float* x, std::size_t n) {
+  float lanes[kPanelRows] = {};
+  std::memcpy(lanes, x, n * sizeof(float));
+  return L::load(lanes);
+}
+
+template <class L>
+void store_partial(float* y, std::size_t n, typename L::F value) {
+  float lanes[kPanelRows];
+  L::store(lanes, value);
+  std::memcpy(y, lanes, n * sizeof(float));
+}
+
+// y[i] = f(loaded lanes of each input) for vectors of any length.
+template <class L, class Function>
+void map1(const float* a, std::size_t n, float* y, Function f) {
+  std::size_t i = 0;
+  for (; i + kPanelRows <= n; i += kPanelRows) L::store(y + i, f(L::load(a + i)));
+  if (i < n) store_partial<L>(y + i, n - i, f(load_partial<L>(a + i, n - i)));
+}
+
+template <class L, class Function>
+void map2(const float* a, const float* b, std::size_t n, float* y, Function f) {
+  std::size_t i = 0;
+  for (; i + kPanelRows <= n; i += kPanelRows) L::store(y + i, f(L::load(a + i), L::load(b + i)));
+  if (i < n) {
+    store_partial<L>(y + i, n - i,
+                     f(load_partial<L>(a + i, n - i), load_partial<L>(b + i, n - i)));
+  }
+}
+
+template <class L>
+float dot(std::span<const float> a, std::span<const float> b) {
+  auto acc = L::zero();
+  const std::size_t n = a.size();
+  std::size_t i = 0;
+  for (; i + kPanelRows <= n; i += kPanelRows) {
+    acc = L::fma(L::load(a.data() + i), L::load(b.data() + i), acc);
+  }
+  if (i < n) {
+    acc = L::fma(load_partial<L>(a.data() + i, n - i), load_partial<L>(b.data() + i, n - i), acc);
+  }
+  return L::sum(acc);
+}
+
+// exp by range reduction: n = round(x / ln 2), polynomial of degree 6 on [-ln2/2, ln2/2], then 2^n
+// in the exponent bits. Relative error below 3e-7 on [-87, 88], clamped outside.
+template <class L>
+typename L::F exp_lanes(typename L::F x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  x = L::max(L::broadcast(-87.0f), x);
+  x = L::min(L::broadcast(88.0f), x);
+  const auto shifted = L::fma(x, L::broadcast(1.44269504f), L::broadcast(kShift));
+  const auto n = L::sub(shifted, L::broadcast(kShift));
+  auto r = L::fma(n, L::broadcast(-0.693145752f), x);        // ln 2, high part
+  r = L::fma(n, L::broadcast(-1.42860677e-6f), r);           // ln 2, low part
+  auto p = L::broadcast(1.38888889e-3f);
+  p = L::fma(p, r, L::broadcast(8.33333333e-3f));
+  p = L::fma(p, r, L::broadcast(4.16666667e-2f));
+  p = L::fma(p, r, L::broadcast(1.66666667e-1f));
+  p = L::fma(p, r, L::broadcast(0.5f));
+  p = L::fma(p, r, L::broadcast(1.0f));
+  p = L::fma(p, r, L::broadcast(1.0f));
+  return L::mul(p, L::pow2(shifted));
+}
+
+template <class L>
+typename L::F sigmoid_lanes(typename L::F x) {
+  const auto one = L::broadcast(1.0f);
+  return L::div(one, L::add(one, exp_lanes<L>(L::sub(L::zero(), x))));
+}
+
+template <class L>
+void exp_minus(std::span<const float> x, float subtract, float* y) {
+  const auto s = L::broadcast(subtract);
+  map1<L>(x.data(), x.size(), y, [s](typename L::F v) { return exp_lanes<L>(L::sub(v, s)); });
+}
+
+template <class L>
+void sigmoid(std::span<const float> x, float* y) {
+  map1<L>(x.data(), x.size(), y, [](typename L::F v) { return sigmoid_lanes<L>(v); });
+}
+
+template <class L>
+void silu_mul(std::span<const float> gate, std::span<const float> up, float* y) {
+  map2<L>(gate.data(), up.data(), gate.size(), y, [](typename L::F g, typename L::F u) {
+    return L::mul(L::mul(g, sigmoid_lanes<L>(g)), u);
+  });
+}
+
+template <class L>
+void axpy(float a, std::span<const float> x, float* y) {
+  const auto factor = L::broadcast(a);
+  map2<L>(x.data(), y, x.size(), y,
+          [factor](typename L::F v, typename L::F w) { return L::fma(factor, v, w); });
+}
+
+template <class L>
+void scale(float a, std::span<float> y) {
+  const auto factor = L::broadcast(a);
+  map1<L>(y.data(), y.size(), y.data(),
+          [factor](typename L::F v) { return L::mul(factor, v); });
+}
+
+template <class L>
+void rms_norm(std::span<const float> x, std::span<const float> weight, float eps, float* y) {
+  const float mean = dot<L>(x, x) / static_cast<float>(x.size());
+  const auto inverse = L::broadcast(1.0f / __builtin_sqrtf(mean + eps));
+  map2<L>(x.data(), weight.data(), x.size(), y, [inverse](typename L::F v, typename L::F w) {
+    return L::mul(L::mul(v, inverse), w);
+  });
+}
+
+template <class L>
+void quantize_row(std::span<const float> x, std::int8_t* q, float* scales, std::int32_t* sums) {
+  for (std::size_t g = 0; g < groups(x.size()); ++g) {
+    const std::size_t left = x.size() - g * kGroup;
+    typename L::F v[2];
+    for (std::size_t half = 0; half < 2; ++half) {
+      const std::size_t begin = half * kPanelRows;
+      const std::size_t n = left <= begin ? 0 : left - begin;
+      const float* in = x.data() + g * kGroup + begin;
+      v[half] = n >= kPanelRows ? L::load(in) : n == 0 ? L::zero() : load_partial<L>(in, n);
+    }
+    const float absmax = L::max_lane(L::max(L::abs(v[0]), L::abs(v[1])));
+    const float inverse = absmax > 0.0f ? 127.0f / absmax : 0.0f;
+    scales[g] = absmax / 127.0f;
+    std::int32_t sum = 0;
+    for (std::size_t half = 0; half < 2; ++half) {
+      sum += L::round_to_int8(L::mul(v[half], L::broadcast(inverse)),
+                              q + g * kGroup + half * kPanelRows);
+    }
+    sums[g] = sum;
+  }
+}
+
+template <class L>
+void bf16_to_f32(std::span<const std::uint16_t> x, float* y) {
+  std::size_t i = 0;
+  for (; i + kPanelRows <= x.size(); i += kPanelRows) {
+    L::store(y + i, L::load_bf16(reinterpret_cast<const std::byte*>(x.data() + i)));
+  }
+  if (i < x.size()) {
+    std::uint16_t rest[kPanelRows] = {};
+    std::memcpy(rest, x.data() + i, (x.size() - i) * sizeof(std::uint16_t));
+    store_partial<L>(y + i, x.size() - i,
+                     L::load_bf16(reinterpret_cast<const std::byte*>(rest)));
+  }
+}
+
+template <class L>
+float read_streams(std::span<const std::byte> bytes, std::size_t streams) {
+  const std::size_t region = bytes.size() / streams / 64 * 64;
+  typename L::F sums[4] = {L::zero(), L::zero(), L::zero(), L::zero()};
+  for (std::size_t offset = 0; offset < region; offset += 64) {
+    for (std::size_t s = 0; s < streams; ++s) {
+      const std::byte* line = bytes.data() + s * region + offset;
+      sums[s % 4] = L::add(sums[s % 4], L::load(reinterpret_cast<const float*>(line)));
+    }
+  }
+  return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
+}
+
+// ---- Attention over rows of the latent cache ------------------------------------------------------
+
+// scores[h * n + s] = scale * dot(q[h], rows[s]); H heads share each loaded row.
+template <class L, std::size_t H>
+void latent_scores_heads(const LatentBlock& block, const float* q, std::size_t q_stride,
+                         float factor, float* scores) {
+  for (std::size_t s = 0; s < block.n; ++s) {
+    const float* row = block.rows + s * block.stride;
+    typename L::F acc[H];
+    for (auto& a : acc) a = L::zero();
+    std::size_t i = 0;
+    for (; i + kPanelRows <= block.width; i += kPanelRows) {
+      const auto c = L::load(row + i);
+      for (std::size_t h = 0; h < H; ++h) acc[h] = L::fma(L::load(q + h * q_stride + i), c, acc[h]);
+    }
+    if (i < block.width) {
+      const auto c = load_partial<L>(row + i, block.width - i);
+      for (std::size_t h = 0; h < H; ++h) {
+        acc[h] = L::fma(load_partial<L>(q + h * q_stride + i, block.width - i), c, acc[h]);
+      }
+    }
+    for (std::size_t h = 0; h < H; ++h) scores[h * block.n + s] = L::sum(acc[h]) * factor;
+  }
+}
+
+template <class L>
+void latent_scores(const LatentBlock& block, const float* q, std::size_t q_stride,
+                   std::size_t heads, float factor, float* scores) {
+  std::size_t h = 0;
+  for (; h + 4 <= heads; h += 4) {
+    latent_scores_heads<L, 4>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
+  }
+  for (; h < heads; ++h) {
+    latent_scores_heads<L, 1>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
+  }
+}
+
+// out[h] = out[h] * keep[h] + sum over s of p[h, s] * rows[s], s ascending.
+template <class L, std::size_t H>
+void latent_values_heads(const LatentBlock& block, const float* p, const float* keep, float* out,
+                         std::size_t out_stride) {
+  for (std::size_t i = 0; i < block.width; i += kPanelRows) {
+    const std::size_t n = block.width - i < kPanelRows ? block.width - i : kPanelRows;
+    const bool whole = n == kPanelRows;
+    typename L::F acc[H];
+    for (std::size_t h = 0; h < H; ++h) {
+      const float* o = out + h * out_stride + i;
+      acc[h] = L::mul(whole ? L::load(o) : load_partial<L>(o, n), L::broadcast(keep[h]));
+    }
+    for (std::size_t s = 0; s < block.n; ++s) {
+      const float* row = block.rows + s * block.stride + i;
+      const auto c = whole ? L::load(row) : load_partial<L>(row, n);
+      for (std::size_t h = 0; h < H; ++h) {
+        acc[h] = L::fma(L::broadcast(p[h * block.n + s]), c, acc[h]);
+      }
+    }
+    for (std::size_t h = 0; h < H; ++h) {
+      float* o = out + h * out_stride + i;
+      if (whole) {
+        L::store(o, acc[h]);
+      } else {
+        store_partial<L>(o, n, acc[h]);
+      }
+    }
+  }
+}
+
+template <class L>
+void latent_values(const LatentBlock& block, const float* p, const float* keep, std::size_t heads,
+                   float* out, std::size_t out_stride) {
+  std::size_t h = 0;
+  for (; h + 4 <= heads; h += 4) {
+    latent_values_heads<L, 4>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
+  }
+  for (; h < heads; ++h) {
+    latent_values_heads<L, 1>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
+  }
+}
+
+template <class L>
+Operations make_operations() {
+  return {
+      .gemm = gemm<L, false>,
+      .gemm_exact = gemm<L, true>,
+      .quantize_row = quantize_row<L>,
+      .rms_norm = rms_norm<L>,
+      .silu_mul = silu_mul<L>,
+      .sigmoid = sigmoid<L>,
+      .exp_minus = exp_minus<L>,
+      .dot = dot<L>,
+      .axpy = axpy<L>,
+      .scale = scale<L>,
+      .read_streams = read_streams<L>,
+      .bf16_to_f32 = bf16_to_f32<L>,
+      .latent_scores = latent_scores<L>,
+      .latent_values = latent_values<L>,
+  };
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,271 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/number_formats.h"
+#include "kernels/kernels.h"
+#include "kernels/panel_layout.h"
+
+namespace conclave::kernels {
+namespace {
+
+template <class T>
+T load_at(std::span<const std::byte> bytes, std::size_t index) {
+  T value;
+  std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof value);
+  return value;
+}
+
+std::size_t element_bytes(SourceFormat format) {
+  switch (format) {
+    case SourceFormat::kF32: return 4;
+    case SourceFormat::kF16: return 2;
+    case SourceFormat::kBF16: return 2;
+    case SourceFormat::kFp8Block: return 1;
+    case SourceFormat::kInt4Group: return 0;  // half a byte; has its own path
+  }
+  return 0;
+}
+
+float fp8_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const std::size_t blocks = (m.cols + kFp8BlockSize - 1) / kFp8BlockSize;
+  return load_at<float>(m.scales, row / kFp8BlockSize * blocks + col / kFp8BlockSize);
+}
+
+float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const auto byte = std::to_integer<unsigned>(m.weights[row * (m.cols / 2) + col / 2]);
+  const unsigned nibble = col % 2 == 0 ? byte & 15u : byte >> 4;
+  const std::size_t scale = row * (m.cols / kGroup) + col / kGroup;
+  return static_cast<float>(static_cast<int>(nibble) - 8) *
+         bf16_to_float(load_at<std::uint16_t>(m.scales, scale));
+}
+
+float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const std::size_t index = row * m.cols + col;
+  switch (m.format) {
+    case SourceFormat::kF32: return load_at<float>(m.weights, index);
+    case SourceFormat::kF16: return f16_to_float(load_at<std::uint16_t>(m.weights, index));
+    case SourceFormat::kBF16: return bf16_to_float(load_at<std::uint16_t>(m.weights, index));
+    case SourceFormat::kFp8Block:
+      return e4m3_to_float(load_at<std::uint8_t>(m.weights, index)) * fp8_scale(m, row, col);
+    case SourceFormat::kInt4Group: return int4_value(m, row, col);
+  }
+  return 0.0f;
+}
+
+// The part of a source that one panel holds, seen as up to 16 rows x `cols` inputs.
+struct PanelSource {
+  const SourceMatrix& matrix;
+  std::size_t row;   // of the source, or its column when transposed
+  std::size_t col;
+  std::size_t rows;  // 1..16
+  std::size_t cols;
+  bool transposed;
+
+  std::size_t source_row(std::size_t r, std::size_t c) const {
+    return transposed ? col + c : row + r;
+  }
+  std::size_t source_col(std::size_t r, std::size_t c) const {
+    return transposed ? row + r : col + c;
+  }
+  float value(std::size_t r, std::size_t c) const {
+    return value_at(matrix, source_row(r, c), source_col(r, c));
+  }
+};
+
+// f32, f16 and bf16 keep the file's bytes. Column-major blocks of 16 columns stay in L1.
+void pack_plain(const PanelSource& s, std::size_t element, std::span<std::byte> out) {
+  for (std::size_t begin = 0; begin < s.cols; begin += 16) {
+    const std::size_t end = std::min(begin + 16, s.cols);
+    for (std::size_t r = 0; r < s.rows; ++r) {
+      for (std::size_t c = begin; c < end; ++c) {
+        const std::size_t index = s.source_row(r, c) * s.matrix.cols + s.source_col(r, c);
+        std::memcpy(out.data() + (c * kPanelRows + r) * element,
+                    s.matrix.weights.data() + index * element, element);
+      }
+    }
+  }
+}
+
+void pack_f32(const PanelSource& s, std::span<std::byte> out) {
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    for (std::size_t c = 0; c < s.cols; ++c) {
+      const float value = s.value(r, c);
+      std::memcpy(out.data() + (c * kPanelRows + r) * sizeof value, &value, sizeof value);
+    }
+  }
+}
+
+void pack_fp8(const PanelSource& s, std::size_t block_offset, std::span<std::byte> out) {
+  std::size_t offset = 0;
+  for (std::size_t c = 0; c < s.cols;) {
+    const std::size_t block_end = (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
+    const std::size_t end = std::min(block_end - block_offset, s.cols);
+    for (std::size_t r = 0; r < s.rows; ++r) {
+      const float scale = fp8_scale(s.matrix, s.source_row(r, c), s.source_col(r, c));
+      std::memcpy(out.data() + offset + r * sizeof scale, &scale, sizeof scale);
+      for (std::size_t k = c; k < end; ++k) {
+        out[offset + 64 + (k - c) * kPanelRows + r] =
+            s.matrix.weights[s.source_row(r, k) * s.matrix.cols + s.source_col(r, k)];
+      }
+    }
+    offset += 64 + (end - c) * kPanelRows;
+    c = end;
+  }
+}
+
+// Rounded up, so that absmax / scale never exceeds 127 and nothing is clipped.
+std::uint16_t int8_scale(float absmax) {
+  const float wanted = absmax / 127.0f;
+  std::uint16_t bits = float_to_bf16(wanted);
+  if (bf16_to_float(bits) < wanted) ++bits;
+  return bits;
+}
+
+void pack_int8_group(const PanelSource& s, std::size_t group, std::span<std::byte> out) {
+  const IntGroupPlace place = int_group_place(group, kInt8GroupBytes);
+  const std::size_t begin = group * kGroup;
+  const std::size_t n = std::min(kGroup, s.cols - begin);
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    float values[kGroup];
+    float absmax = 0.0f;
+    for (std::size_t k = 0; k < n; ++k) {
+      values[k] = s.value(r, begin + k);
+      absmax = std::max(absmax, std::fabs(values[k]));
+    }
+    const std::uint16_t bits = int8_scale(absmax);
+    std::memcpy(out.data() + place.scales + r * 2, &bits, sizeof bits);
+    const float scale = bf16_to_float(bits);
+    for (std::size_t k = 0; k < n; ++k) {
+      const float q = scale > 0.0f ? std::nearbyint(values[k] / scale) : 0.0f;
+      out[place.weights + k / 4 * 64 + r * 4 + k % 4] =
+          static_cast<std::byte>(static_cast<int>(q) + 128);
+    }
+  }
+}
+
+// The four nibbles of `half`, lowest first, as four bytes.
+std::uint32_t spread_nibbles(std::uint32_t half) {
+  const std::uint32_t bytes = (half | (half << 8)) & 0x00ff00ffu;
+  return (bytes | (bytes << 4)) & 0x0f0f0f0fu;
+}
+
+void pack_int4_group(const PanelSource& s, std::size_t group, std::span<std::byte> out) {
+  const IntGroupPlace place = int_group_place(group, kInt4GroupBytes);
+  const SourceMatrix& m = s.matrix;
+  const std::size_t source_group = s.col / kGroup + group;
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    const std::size_t row = s.row + r;
+    std::memcpy(out.data() + place.scales + r * 2,
+                m.scales.data() + (row * (m.cols / kGroup) + source_group) * 2, 2);
+    std::uint16_t halves[8];
+    std::memcpy(halves, m.weights.data() + row * (m.cols / 2) + source_group * 16, sizeof halves);
+    for (std::size_t word = 0; word < 4; ++word) {
+      const std::uint32_t both =
+          spread_nibbles(halves[word]) | (spread_nibbles(halves[word + 4]) << 4);
+      std::memcpy(out.data() + place.weights + word * 64 + r * 4, &both, sizeof both);
+    }
+  }
+}
+
+// Rows beyond the matrix hold true zero: 128 and 8 stand for it in the integer formats.
+void fill_padding(PackedFormat format, std::size_t n_groups, std::span<std::byte> out) {
+  std::memset(out.data(), 0, out.size());
+  if (format != PackedFormat::kInt8 && format != PackedFormat::kInt4) return;
+  const bool int8 = format == PackedFormat::kInt8;
+  const std::size_t bytes = int8 ? kInt8GroupBytes : kInt4GroupBytes;
+  for (std::size_t g = 0; g < n_groups; ++g) {
+    std::memset(out.data() + int_group_place(g, bytes).weights, int8 ? 0x80 : 0x88, bytes);
+  }
+}
+
+}  // namespace
+
+std::string_view name(PackedFormat format) {
+  switch (format) {
+    case PackedFormat::kF32: return "f32";
+    case PackedFormat::kF16: return "f16";
+    case PackedFormat::kBF16: return "bf16";
+    case PackedFormat::kFp8: return "fp8";
+    case PackedFormat::kInt8: return "int8";
+    case PackedFormat::kInt4: return "int4";
+  }
+  return "?";
+}
+
+PackedFormat native_format(SourceFormat format) {
+  switch (format) {
+    case SourceFormat::kF32: return PackedFormat::kF32;
+    case SourceFormat::kF16: return PackedFormat::kF16;
+    case SourceFormat::kBF16: return PackedFormat::kBF16;
+    case SourceFormat::kFp8Block: return PackedFormat::kFp8;
+    case SourceFormat::kInt4Group: return PackedFormat::kInt4;
+  }
+  return PackedFormat::kF32;
+}
+
+void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col_begin,
+                    std::span<float> out) {
+  CHECK(row < source.rows && col_begin + out.size() <= source.cols);
+  for (std::size_t c = 0; c < out.size(); ++c) out[c] = value_at(source, row, col_begin + c);
+}
+
+std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block_offset) {
+  const std::size_t n_groups = groups(cols);
+  const std::size_t scale_lines = (n_groups + 1) / 2 * kScaleLineBytes;
+  switch (format) {
+    case PackedFormat::kF32: return cols * kPanelRows * 4;
+    case PackedFormat::kF16:
+    case PackedFormat::kBF16: return cols * kPanelRows * 2;
+    case PackedFormat::kFp8: {
+      const std::size_t blocks = cols == 0 ? 0 : (block_offset + cols - 1) / kFp8BlockSize + 1;
+      return cols * kPanelRows + blocks * 64;
+    }
+    case PackedFormat::kInt8: return n_groups * kInt8GroupBytes + scale_lines;
+    case PackedFormat::kInt4: return n_groups * kInt4GroupBytes + scale_lines;
+  }
+  return 0;
+}
+
+std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols,
+                         std::size_t block_offset) {
+  return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(format, cols, block_offset);
+}
+
+void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transposed,
+                PackedFormat format, std::size_t panel, std::span<std::byte> out) {
+  CHECK(rows.end <= source.rows && cols.end <= source.cols);
+  const Range lanes = transposed ? cols : rows;
+  const Range inputs = transposed ? rows : cols;
+  const std::size_t first = lanes.begin + panel * kPanelRows;
+  CHECK(first < lanes.end);
+  const PanelSource s{source,        first, inputs.begin, std::min(kPanelRows, lanes.end - first),
+                      inputs.size(), transposed};
+  const std::size_t block_offset = format == PackedFormat::kFp8 ? inputs.begin % kFp8BlockSize : 0;
+  CHECK(out.size() == panel_bytes(format, s.cols, block_offset));
+  const std::size_t n_groups = groups(s.cols);
+  fill_padding(format, n_groups, out);
+  switch (format) {
+    case PackedFormat::kF32:
+      return source.format == SourceFormat::kF32 ? pack_plain(s, 4, out) : pack_f32(s, out);
+    case PackedFormat::kF16:
+    case PackedFormat::kBF16:
+      CHECK(native_format(source.format) == format);
+      return pack_plain(s, element_bytes(source.format), out);
+    case PackedFormat::kFp8:
+      CHECK(source.format == SourceFormat::kFp8Block);
+      return pack_fp8(s, block_offset, out);
+    case PackedFormat::kInt8:
+      for (std::size_t g = 0; g < n_groups; ++g) pack_int8_group(s, g, out);
+      return;
+    case PackedFormat::kInt4:
+      CHECK(source.format == SourceFormat::kInt4Group && !transposed);
+      CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
+      for (std::size_t g = 0; g < n_groups; ++g) pack_int4_group(s, g, out);
+      return;
+  }
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,51 @@
+// Where each byte of a panel lies. Private to this module; pack.cc writes it, lanes.h reads it.
+//
+//   f32, f16, bf16: for each column, 16 rows.
+//   fp8:   for each run of columns inside one 128-block: 16 float32 scales (one per row), then for
+//          each column 16 bytes.
+//   int8:  groups of 32 inputs in pairs: 2 x 16 bf16 scales (64 bytes, one cache line), then the
+//          weights of both groups. A group is 8 words of 4 inputs x 16 rows: byte (row * 4 + j) of
+//          word i is input 4 * i + j, plus 128. This is the operand of VNNI and of an AMX tile.
+//   int4:  the same, but words i and i + 4 share 64 bytes as low and high nibbles, plus 8.
+//   The odd last group of a row still has a 64-byte line of scales; padding weights are zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace conclave::kernels {
+
+inline constexpr std::size_t kInt8GroupBytes = 512;
+inline constexpr std::size_t kInt4GroupBytes = 256;
+inline constexpr std::size_t kScaleLineBytes = 64;  // two groups of 16 bf16
+// Far enough ahead to hide memory latency, near enough to stay in L1. Measured, see bench.
+inline constexpr std::size_t kPrefetchBytes = 2048;
+
+struct IntGroupPlace {
+  std::size_t weights;  // byte offset in the panel
+  std::size_t scales;
+};
+
+inline IntGroupPlace int_group_place(std::size_t group, std::size_t group_bytes) {
+  const std::size_t pair_base = group / 2 * (kScaleLineBytes + 2 * group_bytes);
+  const std::size_t second = group % 2;
+  return {pair_base + kScaleLineBytes + second * group_bytes, pair_base + second * 32};
+}
+
+// Column `k` (0..31) of a group as 16 integers, in float.
+inline void int_group_column(const std::byte* weights, bool int4, std::size_t k, float* column) {
+  const std::size_t word = k / 4;
+  for (std::size_t row = 0; row < kPanelRows; ++row) {
+    if (int4) {
+      const auto byte = std::to_integer<unsigned>(weights[(word % 4) * 64 + row * 4 + k % 4]);
+      column[row] = static_cast<float>(static_cast<int>(word < 4 ? byte & 15u : byte >> 4) - 8);
+    } else {
+      const auto byte = std::to_integer<int>(weights[word * 64 + row * 4 + k % 4]);
+      column[row] = static_cast<float>(byte - 128);
+    }
+  }
+}
+
+}  // namespace conclave::kernels
