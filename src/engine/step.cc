@@ -1,0 +1,44 @@
+#include "engine/step.h"
+
+#include <cstdint>
+
+#include "model/model.h"
+
+namespace conclave::engine {
+namespace {
+
+void route(backend::Backend& backend, LayerId layer, std::size_t moe_layer,
+           const RouterHooks& hooks) {
+  std::span<const ExpertId> forced;
+  if (hooks.forced) forced = hooks.forced(moe_layer);
+  const backend::Routing routing = backend.route(layer, forced);
+  if (hooks.chosen) hooks.chosen(moe_layer, routing);
+}
+
+}  // namespace
+
+// hidden = Embedding(tokens)
+// for each layer:
+//   hidden += Attention(RMSNorm(hidden))
+//   hidden += FeedForward(RMSNorm(hidden))    dense in the first layers, then K experts of many
+// logits = Head(RMSNorm(hidden))
+std::span<const float> run_step(backend::Backend& backend, const backend::Step& step,
+                                const RouterHooks& hooks) {
+  const model::ModelConfig& config = backend.config();
+  std::size_t moe_layer = 0;
+
+  backend.embed(step);
+  for (std::size_t i = 0; i < config.n_layers; ++i) {
+    const LayerId layer{static_cast<std::uint16_t>(i)};
+
+    backend.attention(layer);
+    backend.add_partial();
+
+    if (config.is_moe(layer)) route(backend, layer, moe_layer++, hooks);
+    backend.feed_forward(layer);
+    backend.add_partial();
+  }
+  return backend.head();
+}
+
+}  // namespace conclave::engine

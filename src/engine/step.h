@@ -1,0 +1,26 @@
+// One forward pass through the whole model.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+
+#include "backend/backend.h"
+#include "base/ids.h"
+
+namespace conclave::engine {
+
+// Lets `evaluate` watch and steer the routers. `moe_layer` counts the MoE layers from 0.
+// An empty function is not called.
+struct RouterHooks {
+  // The experts to use, [R, K] ascending within a row; empty: the router's own choice.
+  std::function<std::span<const ExpertId>(std::size_t moe_layer)> forced;
+  std::function<void(std::size_t moe_layer, const backend::Routing& routing)> chosen;
+};
+
+// Runs `step` through all layers: writes the KV of its rows and returns the logits
+// [head_rows, vocab] of the wanted rows, valid until the next step.
+std::span<const float> run_step(backend::Backend& backend, const backend::Step& step,
+                                const RouterHooks& hooks = {});
+
+}  // namespace conclave::engine

@@ -1,0 +1,67 @@
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/number_formats.h"
+#include "model/model.h"
+
+namespace conclave::model {
+namespace {
+
+template <class T>
+T load(std::span<const std::byte> bytes, std::size_t index) {
+  T value;
+  std::memcpy(&value, bytes.data() + index * sizeof value, sizeof value);
+  return value;
+}
+
+// The first value of a row-major table for which `is_bad`, as "[row, column]".
+template <class T, class IsBad>
+std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsBad& is_bad) {
+  // Whole blocks without a branch per value, which compilers turn into vectors.
+  constexpr std::size_t kBlock = 1024;
+  const std::size_t count = bytes.size() / sizeof(T);
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t end = std::min(begin + kBlock, count);
+    std::uint32_t n_bad = 0;
+    for (std::size_t i = begin; i < end; ++i) n_bad += is_bad(load<T>(bytes, i)) ? 1u : 0u;
+    if (n_bad == 0) continue;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (is_bad(load<T>(bytes, i))) return i;
+    }
+  }
+  return std::nullopt;
+}
+
+bool is_bad_bf16(std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; }
+bool is_bad_f32(std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; }
+bool is_bad_e4m3(std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; }
+
+Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
+                std::size_t width) {
+  return corrupt(std::string(label) + std::string(suffix) + ": [" + std::to_string(index / width) +
+                 ", " + std::to_string(index % width) +
+                 "] is NaN or infinite, expected a finite number");
+}
+
+}  // namespace
+
+Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label) {
+  if (matrix.format == kernels::SourceFormat::kInt4Group) {
+    if (const auto bad = first_bad<std::uint16_t>(matrix.scales, is_bad_bf16)) {
+      return bad_value(label, ".weight_scale", *bad, matrix.cols / kernels::kGroup);
+    }
+  }
+  if (matrix.format == kernels::SourceFormat::kFp8Block) {
+    const std::size_t blocks = (matrix.cols + kernels::kFp8BlockSize - 1) / kernels::kFp8BlockSize;
+    if (const auto bad = first_bad<std::uint32_t>(matrix.scales, is_bad_f32)) {
+      return bad_value(label, ".weight_scale_inv", *bad, blocks);
+    }
+    if (const auto bad = first_bad<std::uint8_t>(matrix.weights, is_bad_e4m3)) {
+      return bad_value(label, ".weight", *bad, matrix.cols);
+    }
+  }
+  return {};
+}
+
+}  // namespace conclave::model

@@ -1,0 +1,43 @@
+// What config.json says, with the parts that matter only to the loader.
+#pragma once
+
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "model/fields.h"
+#include "model/model.h"
+
+namespace conclave::model {
+
+enum class QuantMethod : std::uint8_t {
+  kNone,
+  kInt4Group,  // compressed-tensors pack-quantized, groups of 32
+  kFp8Block,   // e4m3, blocks of 128 x 128
+};
+
+struct Description {
+  ModelConfig config;
+  std::string tensor_prefix;     // "language_model." or nothing
+  bool has_vision = false;       // vision_tower.*, mm_projector.* may be there
+  bool tied_head = false;        // the head is the embedding; no lm_head.weight
+  std::size_t n_mtp_layers = 0;  // may follow the model's own layers
+  QuantMethod quant = QuantMethod::kNone;
+};
+
+Result<Description> parse_description(std::string_view json, std::string_view label);
+
+// `rope_theta`, `rope_scaling`, `rope_parameters`: both generations of transformers.
+Result<RopeConfig> read_rope(const Fields& fields);
+
+// One `quantization_config`, or kNone when there is none.
+Result<QuantMethod> read_quantization(const Fields& owner);
+
+// The shapes and ranges of the router fields that depend on each other.
+Result<void> check_router(const Fields& fields, const ModelConfig& config);
+
+// Fields that would change the result in a way this engine does not compute.
+Result<void> refuse_other_maths(const Fields& fields, const ModelConfig& config);
+
+}  // namespace conclave::model

@@ -1,0 +1,227 @@
+// What a checkpoint is: its configuration, the names and shapes of its tensors, how it is sliced.
+//
+//   auto source = TRY(model::ModelSource::open("models/ember"));
+//   kernels::SourceMatrix q_b = source.matrix(LayerId{3}, model::Weight::kQB);
+//
+// Opening checks everything: a tensor missing, extra, of the wrong type or shape, a NaN scale, an
+// unknown architecture or a config field that would change the result unheard is an error that
+// names file, tensor, found and expected. After that, access cannot fail.
+// Threads: immutable after open.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "kernels/kernels.h"
+
+namespace conclave::model {
+
+using kernels::Range;
+
+enum class RouterKind : std::uint8_t {
+  kSigmoidBiased,       // noaux_tc: sigmoid, selection bias, optional groups (V3, Kimi)
+  kSoftmaxGreedy,       // V2-Lite
+  kSoftmaxGroupLimited  // V2
+};
+
+struct RopeConfig {
+  double theta = 10000.0;
+  bool yarn = false;
+  double factor = 1.0;
+  double original_max_positions = 4096.0;
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  double mscale = 1.0;
+  double mscale_all_dim = 0.0;
+  bool truncate = true;                    // round the ends of the ramp to whole dimensions
+  std::optional<double> attention_factor;  // replaces the ratio of the mscales on cos and sin
+  bool operator==(const RopeConfig&) const = default;
+};
+
+// models.md section 1; names as in config.json. Sizes in elements.
+struct ModelConfig {
+  std::string architecture;  // "DeepseekV3ForCausalLM"
+  std::string model_type;    // "kimi_k2"
+  std::size_t vocab_size = 0;
+  std::size_t hidden_size = 0;
+  std::size_t n_layers = 0;
+  std::size_t n_dense_layers = 0;  // first_k_dense_replace
+  std::size_t moe_layer_freq = 1;
+  std::size_t intermediate_size = 0;
+  std::size_t moe_intermediate_size = 0;
+  std::size_t n_experts = 0;
+  std::size_t n_shared_experts = 0;
+  std::size_t experts_per_token = 0;
+  std::size_t n_group = 1;
+  std::size_t topk_group = 1;
+  RouterKind router = RouterKind::kSigmoidBiased;
+  bool norm_topk_prob = true;
+  float routed_scaling_factor = 1.0f;
+  std::size_t n_heads = 0;
+  std::size_t q_lora_rank = 0;  // 0: one q_proj instead of q_a, q_b
+  std::size_t kv_lora_rank = 0;
+  std::size_t qk_nope_head_dim = 0;
+  std::size_t qk_rope_head_dim = 0;
+  std::size_t v_head_dim = 0;
+  bool rope_interleaved = true;
+  float rms_norm_eps = 1e-6f;
+  float inner_norm_eps = 1e-6f;  // q_a_layernorm, kv_a_layernorm: models.md 2.1
+  RopeConfig rope;
+  std::size_t max_positions = 0;
+  std::vector<std::uint32_t> eos_token_ids;
+
+  bool is_moe(LayerId layer) const {
+    return layer.value >= n_dense_layers && layer.value % moe_layer_freq == 0;
+  }
+  std::size_t n_moe_layers() const;
+  std::size_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  std::size_t kv_width() const { return kv_lora_rank + qk_rope_head_dim; }  // cached per token
+  std::size_t shared_intermediate_size() const { return n_shared_experts * moe_intermediate_size; }
+};
+
+// `config.json` of a checkpoint folder, nested `text_config` included. models.md 1.1.
+Result<ModelConfig> read_config(const std::filesystem::path& dir);
+// The same from text; `label` names the source in errors.
+Result<ModelConfig> parse_config(std::string_view json, std::string_view label);
+
+// Rotary frequencies [qk_rope_head_dim / 2] and the two YaRN factors. models.md section 3.
+struct RopeTable {
+  std::vector<double> inv_freq;
+  double rotation_scale = 1.0;  // multiplies cos and sin
+  double softmax_scale = 1.0;   // head_dim^-0.5 with YaRN's mscale squared in it
+};
+RopeTable rope_table(const ModelConfig& config);
+
+enum class Weight : std::uint8_t {
+  kQ,       // [heads * qk_head_dim, hidden], only without q_lora
+  kQA,      // [q_lora, hidden]
+  kQB,      // [heads * qk_head_dim, q_lora]
+  kKvA,     // [kv_lora + rope, hidden]
+  kKvB,     // [heads * (nope + v), kv_lora]
+  kO,       // [hidden, heads * v]
+  kRouter,  // [experts, hidden]
+  // Dense layers: [intermediate, hidden] twice, [hidden, intermediate]
+  kGate,
+  kUp,
+  kDown,
+  // [shared_intermediate, hidden] twice, [hidden, shared_intermediate]
+  kSharedGate,
+  kSharedUp,
+  kSharedDown,
+  // [moe_intermediate, hidden] twice, [hidden, moe_intermediate]
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
+  // [vocab, hidden]
+  kEmbedding,
+  kHead,
+};
+
+enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kFinal };
+
+// Which part of the model one rank holds. A zero-width range is legal. design.md 3.
+struct Slice {
+  Range heads;            // of n_heads
+  Range expert_columns;   // of moe_intermediate_size, in units of 32
+  Range shared_columns;   // of shared_intermediate_size, in units of 32
+  Range dense_columns;    // of intermediate_size, in units of 32
+  Range vocab;            // of vocab_size, in units of 32; lm_head rows
+  bool embedding = true;  // only rank 0 holds the embedding
+  static Slice whole(const ModelConfig& config);
+};
+
+struct MatrixSlice {
+  Range rows;
+  Range cols;
+};
+// The rows and columns of one matrix that a slice needs.
+MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight);
+
+enum class WeightsMode : std::uint8_t;
+struct ModelReport;
+
+class ModelSource {
+ public:
+  static Result<ModelSource> open(const std::filesystem::path& dir);
+
+  ModelSource(ModelSource&&) noexcept;
+  ModelSource& operator=(ModelSource&&) noexcept;
+  ~ModelSource();
+
+  const ModelConfig& config() const;
+  const std::filesystem::path& dir() const;
+
+  // `layer` is ignored for kEmbedding and kHead, `expert` for all but kExpert*.
+  // CHECKs that the model has this weight (e.g. no kRouter in a dense layer).
+  kernels::SourceMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) const;
+  std::vector<float> norm(LayerId layer, Norm norm) const;  // layer ignored for kFinal
+  std::vector<float> router_bias(LayerId layer) const;      // zeros when the model has none
+
+  // The files and the name behind a matrix, for errors: "x.safetensors:
+  // model.layers.0.mlp.up_proj".
+  std::string label(LayerId layer, Weight weight, ExpertId expert = {}) const;
+  // What only reading the weight's bytes shows: `check_scales`, and weight_shape. Opening did it
+  // for checkpoints below kCheckAtOpenBytes; of larger ones the loader checks each matrix that it
+  // packs, because opening would have to read the disk twice.
+  Result<void> check(LayerId layer, Weight weight, ExpertId expert = {}) const;
+
+  // Releases the file pages behind a matrix; call after packing it.
+  void drop(const kernels::SourceMatrix& matrix) const;
+
+  std::uint64_t file_bytes() const;
+  // A hash of config.json, the tensor table (names, shapes, types), all norms and router biases:
+  // changes when the checkpoint does, also between two trainings of one architecture.
+  std::uint64_t fingerprint() const;
+  std::vector<std::string> ignored_tensors() const;  // by the named list: MTP, vision, ...
+  ModelReport inspect(WeightsMode mode) const;
+
+ private:
+  struct State;
+  explicit ModelSource(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+inline constexpr std::uint64_t kCheckAtOpenBytes = std::uint64_t{1} << 30;
+
+// No scale is NaN or infinite and no FP8 weight is NaN; reads all scales, and all weights of FP8.
+// `label` as ModelSource::label gives it.
+Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label);
+
+// The choice of `--weights`.
+enum class WeightsMode : std::uint8_t {
+  kNative,  // keep each tensor's own bytes
+  kInt8,    // everything that is not INT4 or the router becomes int8, groups of 32
+};
+Result<WeightsMode> parse_weights_mode(std::string_view text);
+
+// The kept format of a matrix. The router stays float32; the embedding keeps its bytes, being read
+// one row at a time.
+kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode);
+
+// For `conclave model inspect` and the planner: bytes kept and bytes read per decoded token.
+struct PartBytes {
+  std::string part;    // "routed experts", "attention", ...
+  std::string format;  // "int4", "bf16", or several joined by "+"
+  std::uint64_t parameters = 0;
+  std::uint64_t file_bytes = 0;
+  std::uint64_t kept_bytes = 0;
+  std::uint64_t read_per_token = 0;  // batch 1, excluding the KV cache
+};
+struct ModelReport {
+  std::vector<PartBytes> parts;
+  std::uint64_t kv_bytes_per_token = 0;  // BF16 latent cache, all layers
+};
+inline ModelReport inspect(const ModelSource& source, WeightsMode mode) {
+  return source.inspect(mode);
+}
+
+}  // namespace conclave::model

@@ -1,0 +1,77 @@
+#include "model/shapes.h"
+
+namespace conclave::model {
+
+MatrixShape shape_of(const ModelConfig& config, Weight weight) {
+  const std::size_t hidden = config.hidden_size;
+  switch (weight) {
+    case Weight::kQ:
+      return {config.n_heads * config.qk_head_dim(), hidden};
+    case Weight::kQA:
+      return {config.q_lora_rank, hidden};
+    case Weight::kQB:
+      return {config.n_heads * config.qk_head_dim(), config.q_lora_rank};
+    case Weight::kKvA:
+      return {config.kv_width(), hidden};
+    case Weight::kKvB:
+      return {config.n_heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank};
+    case Weight::kO:
+      return {hidden, config.n_heads * config.v_head_dim};
+    case Weight::kRouter:
+      return {config.n_experts, hidden};
+    case Weight::kGate:
+    case Weight::kUp:
+      return {config.intermediate_size, hidden};
+    case Weight::kDown:
+      return {hidden, config.intermediate_size};
+    case Weight::kSharedGate:
+    case Weight::kSharedUp:
+      return {config.shared_intermediate_size(), hidden};
+    case Weight::kSharedDown:
+      return {hidden, config.shared_intermediate_size()};
+    case Weight::kExpertGate:
+    case Weight::kExpertUp:
+      return {config.moe_intermediate_size, hidden};
+    case Weight::kExpertDown:
+      return {hidden, config.moe_intermediate_size};
+    case Weight::kEmbedding:
+    case Weight::kHead:
+      break;
+  }
+  return {config.vocab_size, hidden};
+}
+
+std::size_t norm_size(const ModelConfig& config, Norm norm) {
+  if (norm == Norm::kQA) return config.q_lora_rank;
+  if (norm == Norm::kKvA) return config.kv_lora_rank;
+  return config.hidden_size;
+}
+
+bool layer_has(const ModelConfig& config, LayerId layer, Weight weight) {
+  switch (weight) {
+    case Weight::kQ:
+      return config.q_lora_rank == 0;
+    case Weight::kQA:
+    case Weight::kQB:
+      return config.q_lora_rank != 0;
+    case Weight::kKvA:
+    case Weight::kKvB:
+    case Weight::kO:
+      return true;
+    case Weight::kGate:
+    case Weight::kUp:
+    case Weight::kDown:
+      return !config.is_moe(layer);
+    case Weight::kEmbedding:
+    case Weight::kHead:
+      return false;
+    default:
+      return config.is_moe(layer);
+  }
+}
+
+bool layer_has(const ModelConfig& config, Norm norm) {
+  return norm != Norm::kFinal && (norm != Norm::kQA || config.q_lora_rank != 0);
+}
+
+}  // namespace conclave::model

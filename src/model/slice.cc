@@ -1,0 +1,75 @@
+#include "base/check.h"
+#include "model/model.h"
+#include "model/shapes.h"
+
+namespace conclave::model {
+namespace {
+
+constexpr std::size_t kUnit = 32;  // columns and vocabulary rows that are never divided
+
+Range checked(Range range, std::size_t size, std::size_t unit) {
+  CHECK(range.begin <= range.end && range.end <= size);
+  CHECK(range.begin % unit == 0 || range.begin == size);
+  CHECK(range.end % unit == 0 || range.end == size);
+  return range;
+}
+
+Range times(Range range, std::size_t width) { return {range.begin * width, range.end * width}; }
+
+}  // namespace
+
+Slice Slice::whole(const ModelConfig& config) {
+  Slice slice;
+  slice.heads = {0, config.n_heads};
+  slice.expert_columns = {0, config.moe_intermediate_size};
+  slice.shared_columns = {0, config.shared_intermediate_size()};
+  slice.dense_columns = {0, config.intermediate_size};
+  slice.vocab = {0, config.vocab_size};
+  slice.embedding = true;
+  return slice;
+}
+
+MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight) {
+  const MatrixShape shape = shape_of(config, weight);
+  const Range rows = {0, shape.rows};
+  const Range cols = {0, shape.cols};
+  const Range heads = checked(slice.heads, config.n_heads, 1);
+  const Range expert = checked(slice.expert_columns, config.moe_intermediate_size, kUnit);
+  const Range shared = checked(slice.shared_columns, config.shared_intermediate_size(), kUnit);
+  const Range dense = checked(slice.dense_columns, config.intermediate_size, kUnit);
+  switch (weight) {
+    case Weight::kQ:
+    case Weight::kQB:
+      return {times(heads, config.qk_head_dim()), cols};
+    case Weight::kKvB:
+      return {times(heads, config.qk_nope_head_dim + config.v_head_dim), cols};
+    case Weight::kO:
+      return {rows, times(heads, config.v_head_dim)};
+    case Weight::kGate:
+    case Weight::kUp:
+      return {dense, cols};
+    case Weight::kDown:
+      return {rows, dense};
+    case Weight::kSharedGate:
+    case Weight::kSharedUp:
+      return {shared, cols};
+    case Weight::kSharedDown:
+      return {rows, shared};
+    case Weight::kExpertGate:
+    case Weight::kExpertUp:
+      return {expert, cols};
+    case Weight::kExpertDown:
+      return {rows, expert};
+    case Weight::kHead:
+      return {checked(slice.vocab, config.vocab_size, kUnit), cols};
+    case Weight::kEmbedding:
+      return {{0, slice.embedding ? shape.rows : 0}, cols};
+    case Weight::kQA:
+    case Weight::kKvA:
+    case Weight::kRouter:
+      break;
+  }
+  return {rows, cols};  // replicated: every rank routes, and caches the whole latent
+}
+
+}  // namespace conclave::model

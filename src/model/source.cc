@@ -1,0 +1,157 @@
+#include <utility>
+
+#include "base/mapped_file.h"
+#include "base/rng.h"
+#include "model/model.h"
+#include "model/report.h"
+#include "model/table.h"
+
+namespace conclave::model {
+namespace {
+
+using formats::Tensor;
+
+// FNV-1a of each part, combined in order: not secure, only unlikely to collide.
+class Hash {
+ public:
+  void add(std::uint64_t value) { state_ = hash_combine(state_, value); }
+  void add(std::span<const std::byte> bytes) {
+    std::uint64_t fnv = 0xcbf29ce484222325u;
+    for (const std::byte byte : bytes) {
+      fnv = (fnv ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3u;
+    }
+    add(fnv);
+    add(bytes.size());
+  }
+  void add(std::string_view text) { add(std::as_bytes(std::span(text))); }
+  std::uint64_t value() const { return state_; }
+
+ private:
+  std::uint64_t state_ = 0;
+};
+
+// Every tensor that is read at open anyway: norms and router biases.
+template <class Visit>
+Result<void> visit_vectors(const TensorTable& table, const Visit& visit) {
+  TRY(visit(*table.final_norm));
+  for (const LayerTable& layer : table.layers) {
+    for (const Tensor* norm : layer.norms) {
+      if (norm != nullptr) TRY(visit(*norm));
+    }
+    if (layer.router_bias != nullptr) TRY(visit(*layer.router_bias));
+  }
+  return {};
+}
+
+Result<void> check_matrices(const TensorTable& table) {
+  for (const Linear* linear : {&table.embedding, &table.head}) TRY(check_values(*linear));
+  for (const LayerTable& layer : table.layers) {
+    for (const Linear& linear : layer.linears) {
+      if (linear.weights != nullptr) TRY(check_values(linear));
+    }
+    for (const Linear& linear : layer.experts) TRY(check_values(linear));
+  }
+  return {};
+}
+
+}  // namespace
+
+struct ModelSource::State {
+  std::filesystem::path dir;
+  Description description;
+  formats::Checkpoint checkpoint;
+  TensorTable table;
+  std::uint64_t fingerprint = 0;
+};
+
+Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
+  const std::string text = TRY(read_text_file(dir / "config.json", kConfigBytesMax));
+  const Description description = TRY(parse_description(text, "config.json"));
+  formats::Checkpoint checkpoint = TRY(formats::Checkpoint::open(dir));
+  TensorTable table = TRY(build_table(description, checkpoint));
+
+  Hash hash;
+  hash.add(text);
+  for (const Tensor& tensor : checkpoint.tensors()) {
+    hash.add(tensor.name);
+    hash.add(formats::name(tensor.dtype));
+    for (const std::size_t size : tensor.shape) hash.add(size);
+  }
+  const auto check_and_hash = [&hash](const Tensor& tensor) -> Result<void> {
+    TRY(read_vector(tensor));
+    hash.add(tensor.bytes);
+    return {};
+  };
+  TRY(visit_vectors(table, check_and_hash));
+  if (checkpoint.total_bytes() < kCheckAtOpenBytes) TRY(check_matrices(table));
+  return ModelSource(std::make_unique<State>(
+      State{dir, description, std::move(checkpoint), std::move(table), hash.value()}));
+}
+
+ModelSource::ModelSource(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ModelSource::ModelSource(ModelSource&&) noexcept = default;
+ModelSource& ModelSource::operator=(ModelSource&&) noexcept = default;
+ModelSource::~ModelSource() = default;
+
+const ModelConfig& ModelSource::config() const { return state_->description.config; }
+
+const std::filesystem::path& ModelSource::dir() const { return state_->dir; }
+
+kernels::SourceMatrix ModelSource::matrix(LayerId layer, Weight weight, ExpertId expert) const {
+  return state_->table.linear(layer, weight, expert).matrix;
+}
+
+std::vector<float> ModelSource::norm(LayerId layer, Norm norm) const {
+  if (norm == Norm::kFinal) return read_vector(*state_->table.final_norm).value();
+  CHECK(layer.value < config().n_layers);
+  const Tensor* tensor = state_->table.layers[layer.value].norms[static_cast<std::size_t>(norm)];
+  CHECK(tensor != nullptr);
+  return read_vector(*tensor).value();
+}
+
+std::vector<float> ModelSource::router_bias(LayerId layer) const {
+  CHECK(layer.value < config().n_layers && config().is_moe(layer));
+  const Tensor* tensor = state_->table.layers[layer.value].router_bias;
+  if (tensor == nullptr) return std::vector<float>(config().n_experts, 0.0f);
+  return read_vector(*tensor).value();
+}
+
+std::string ModelSource::label(LayerId layer, Weight weight, ExpertId expert) const {
+  return label_of(state_->table.linear(layer, weight, expert));
+}
+
+Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert) const {
+  return check_values(state_->table.linear(layer, weight, expert));
+}
+
+void ModelSource::drop(const kernels::SourceMatrix& matrix) const {
+  state_->checkpoint.drop(matrix.weights);
+  state_->checkpoint.drop(matrix.scales);
+}
+
+std::uint64_t ModelSource::file_bytes() const { return state_->checkpoint.total_bytes(); }
+
+std::uint64_t ModelSource::fingerprint() const { return state_->fingerprint; }
+
+std::vector<std::string> ModelSource::ignored_tensors() const { return state_->table.ignored; }
+
+ModelReport ModelSource::inspect(WeightsMode mode) const {
+  VectorBytes vectors;
+  vectors.norms = state_->table.final_norm->bytes.size();
+  for (const LayerTable& layer : state_->table.layers) {
+    for (const Tensor* norm : layer.norms)
+      vectors.norms += norm == nullptr ? 0 : norm->bytes.size();
+    if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
+  }
+  const auto matrix_of = [this](LayerId layer, Weight weight, ExpertId expert) {
+    return matrix(layer, weight, expert);
+  };
+  ModelReport result = report(config(), matrix_of, vectors, mode);
+  // A tied head is kept and read a second time, but it is no second matrix of the model.
+  for (PartBytes& part : result.parts) {
+    if (state_->description.tied_head && part.part == "head") part.parameters = part.file_bytes = 0;
+  }
+  return result;
+}
+
+}  // namespace conclave::model

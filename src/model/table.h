@@ -1,0 +1,52 @@
+// The tensors of a checkpoint, checked against the config and put where the model wants them.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "formats/formats.h"
+#include "model/names.h"
+
+namespace conclave::model {
+
+// One matrix. The tensors belong to the Checkpoint.
+struct Linear {
+  const formats::Tensor* weights = nullptr;  // nullptr: the model has no such matrix
+  const formats::Tensor* scales = nullptr;
+  const formats::Tensor* shape = nullptr;  // INT4's weight_shape
+  kernels::SourceMatrix matrix;
+};
+
+struct LayerTable {
+  std::array<Linear, static_cast<std::size_t>(Weight::kExpertGate)> linears;  // by Weight
+  std::vector<Linear> experts;  // [expert * 3 + weight - kExpertGate]
+  std::array<const formats::Tensor*, static_cast<std::size_t>(Norm::kFinal)> norms{};
+  const formats::Tensor* router_bias = nullptr;
+};
+
+struct TensorTable {
+  std::vector<LayerTable> layers;
+  Linear embedding;
+  Linear head;
+  const formats::Tensor* final_norm = nullptr;
+  std::vector<std::string> ignored;
+
+  const Linear& linear(LayerId layer, Weight weight, ExpertId expert) const;
+};
+
+// Every tensor is either in the table, with the type and shape that the config asks for, or on the
+// named list; anything else is an error. Values are not read.
+Result<TensorTable> build_table(const Description& description,
+                                const formats::Checkpoint& checkpoint);
+
+// "model-00002-of-00004.safetensors: model.norm.weight"
+std::string label_of(const formats::Tensor& tensor);
+std::string label_of(const Linear& linear);
+
+// weight_shape, when there is one, and `check_scales`.
+Result<void> check_values(const Linear& linear);
+// A norm or router bias as float32; NaN and infinite values are errors.
+Result<std::vector<float>> read_vector(const formats::Tensor& tensor);
+
+}  // namespace conclave::model

@@ -1,0 +1,82 @@
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "base/number_formats.h"
+#include "model/table.h"
+
+namespace conclave::model {
+namespace {
+
+using formats::DType;
+using formats::Tensor;
+
+template <class T>
+T load(const Tensor& tensor, std::size_t index) {
+  T value;
+  CHECK((index + 1) * sizeof value <= tensor.bytes.size());
+  std::memcpy(&value, tensor.bytes.data() + index * sizeof value, sizeof value);
+  return value;
+}
+
+float load_float(const Tensor& tensor, std::size_t index) {
+  if (tensor.dtype == DType::kBF16) return bf16_to_float(load<std::uint16_t>(tensor, index));
+  if (tensor.dtype == DType::kF16) return f16_to_float(load<std::uint16_t>(tensor, index));
+  CHECK(tensor.dtype == DType::kF32);
+  return load<float>(tensor, index);
+}
+
+Result<void> check_weight_shape(const Linear& linear) {
+  const Tensor& shape = *linear.shape;
+  const auto value = [&shape](std::size_t i) {
+    return shape.dtype == DType::kI64 ? load<std::int64_t>(shape, i)
+                                      : std::int64_t{load<std::int32_t>(shape, i)};
+  };
+  const kernels::SourceMatrix& matrix = linear.matrix;
+  if (value(0) == static_cast<std::int64_t>(matrix.rows) &&
+      value(1) == static_cast<std::int64_t>(matrix.cols)) {
+    return {};
+  }
+  return corrupt(label_of(shape) + ": says [" + std::to_string(value(0)) + ", " +
+                 std::to_string(value(1)) + "], expected [" + std::to_string(matrix.rows) + ", " +
+                 std::to_string(matrix.cols) + "]");
+}
+
+}  // namespace
+
+std::string label_of(const Tensor& tensor) {
+  return tensor.file->path().filename().string() + ": " + tensor.name;
+}
+
+// A scale may lie in another file than its weights: then both are named.
+std::string label_of(const Linear& linear) {
+  std::string file = linear.weights->file->path().filename().string();
+  if (linear.scales != nullptr && linear.scales->file != linear.weights->file) {
+    file += " and " + linear.scales->file->path().filename().string();
+  }
+  std::string_view name = linear.weights->name;
+  if (linear.matrix.format == kernels::SourceFormat::kInt4Group ||
+      linear.matrix.format == kernels::SourceFormat::kFp8Block) {
+    name = name.substr(0, name.rfind('.'));  // the module: its tensors share all but the last part
+  }
+  return file + ": " + std::string(name);
+}
+
+Result<void> check_values(const Linear& linear) {
+  if (linear.shape != nullptr) TRY(check_weight_shape(linear));
+  return check_scales(linear.matrix, label_of(linear));
+}
+
+Result<std::vector<float>> read_vector(const Tensor& tensor) {
+  std::vector<float> values(tensor.bytes.size() / formats::size_bytes(tensor.dtype));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = load_float(tensor, i);
+    if (!std::isfinite(values[i])) {
+      return corrupt(label_of(tensor) + ": [" + std::to_string(i) +
+                     "] is NaN or infinite, expected a finite number");
+    }
+  }
+  return values;
+}
+
+}  // namespace conclave::model

@@ -1,0 +1,88 @@
+"""Writes small random checkpoints in the official layout, each with its expected results.
+
+Usage: python3 make_toys.py OUT_DIR [--later] [--only NAME]
+
+Every folder holds config.json, the weights, and from the float64 reference:
+  expected.json   {"ids", "logits": file name, "experts" [position][MoE layer][k], "nll"}
+  expected.f32    logits, little-endian float32 [positions, vocab]
+The same seed gives the same bytes. Ids are redrawn until no routing decision is nearly a tie, so
+that a float32 engine must choose the same experts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import zlib
+
+import numpy as np
+
+from model import Model, Output, mean_nll
+from safetensors_io import split_shards, write_folder
+from toy_specs import ToySpec, all_specs, config_json
+from toy_weights import ToyBuilder
+
+POSITIONS = 300
+MARGIN_MIN = 1e-4
+DRAWS_MAX = 500
+
+
+def draw_ids(model: Model, seed: int) -> tuple[list[int], Output]:
+    """Draws random ids until every routing margin in their forward pass is wide enough."""
+    for draw in range(DRAWS_MAX):
+        rng = np.random.default_rng([seed, draw])
+        ids = [int(i) for i in rng.integers(0, model.config.vocab_size, POSITIONS)]
+        output = model.forward(ids)
+        if output.margin >= MARGIN_MIN:
+            return ids, output
+    raise RuntimeError(f"no ids with routing margins above {MARGIN_MIN} in {DRAWS_MAX} draws")
+
+
+def write_expected(folder: pathlib.Path, ids: list[int], output: Output) -> None:
+    """Writes expected.json and expected.f32."""
+    output.logits.astype("<f4").tofile(folder / "expected.f32")
+    expected = {"ids": ids, "logits": "expected.f32", "experts": output.experts.tolist(),
+                "nll": mean_nll(output.logits, ids)}
+    (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def write_checkpoint(spec: ToySpec, folder: pathlib.Path) -> int:
+    """Writes the config and the weights; returns the seed."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config_json(spec), indent=2) + "\n")
+    seed = zlib.crc32(spec.name.encode())
+    tensors = ToyBuilder(spec, seed).build()
+    write_folder(folder, split_shards(tensors, spec.shards))
+    return seed
+
+
+def make_toy(spec: ToySpec, out: pathlib.Path) -> None:
+    """Writes one toy, replacing an older one."""
+    folder = out / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    seed = write_checkpoint(spec, folder)
+    ids, output = draw_ids(Model(folder), seed)
+    write_expected(folder, ids, output)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    spread = float(output.logits.std())
+    print(f"{spec.name}: {size / 1e6:.2f} MB, logits std {spread:.2f}, "
+          f"routing margin {output.margin:.1e}, nll {mean_nll(output.logits, ids):.4f}", flush=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--later", action="store_true", help="DeepSeek-V2 and Moonlight too")
+    parser.add_argument("--only", help="one toy by name")
+    arguments = parser.parse_args()
+    for spec in all_specs():
+        wanted = arguments.later or not spec.later
+        if spec.name == arguments.only if arguments.only else wanted:
+            make_toy(spec, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

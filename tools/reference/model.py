@@ -1,0 +1,278 @@
+"""Forward pass of DeepSeek-V2/V3 and Kimi K2 in plain float64 NumPy.
+
+This is the oracle for the C++ engine: written from the published mathematics, slow, without any
+cache, batching or rounding. Matrices are [out, in]; activations are [positions, features].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+
+from checkpoint import Checkpoint
+from model_config import INNER_NORM_EPS, ModelConfig, Yarn, read_config
+
+WEIGHT_SUM_FLOOR = 1e-20
+
+
+@dataclasses.dataclass
+class Output:
+    """Logits [positions, vocab], experts [positions, MoE layers, k] by falling selection score,
+    and the narrowest gap between a chosen and a rejected selection score in the whole pass."""
+
+    logits: np.ndarray
+    experts: np.ndarray
+    margin: float
+
+
+@dataclasses.dataclass
+class Routing:
+    """Chosen experts and their weights, both [positions, k], and the narrowest margin."""
+
+    experts: np.ndarray
+    weights: np.ndarray
+    margin: float
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """Scales each row to a root mean square of one, then by the weight."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """Returns x times its sigmoid."""
+    return x * sigmoid(x)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Returns 1 / (1 + e^-x) without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def swiglu(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Gated feed-forward network."""
+    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+# --- Rotary positions ---
+
+
+def yarn_amplitude(factor: float, scale: float) -> float:
+    """Attention amplitude that YaRN adds for a stretch factor."""
+    return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def yarn_ramp(yarn: Yarn, theta: float, dim: int) -> np.ndarray:
+    """Returns how far each of the dim/2 frequencies is interpolated, from 0 to 1."""
+
+    def dimension_of(rotations: float) -> float:
+        wavelengths = yarn.original_positions / (rotations * 2.0 * math.pi)
+        return dim * math.log(wavelengths) / (2.0 * math.log(theta))
+
+    low = float(max(math.floor(dimension_of(yarn.beta_fast)), 0))
+    high = float(min(math.ceil(dimension_of(yarn.beta_slow)), dim - 1))
+    if low == high:
+        high += 0.001
+    return np.clip((np.arange(dim // 2) - low) / (high - low), 0.0, 1.0)
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Returns the angle per position of each of the qk_rope/2 pairs."""
+    dim = config.qk_rope
+    base = config.rope_theta ** (-2.0 * np.arange(dim // 2) / dim)
+    if config.yarn is None:
+        return base
+    ramp = yarn_ramp(config.yarn, config.rope_theta, dim)
+    return base / config.yarn.factor * ramp + base * (1.0 - ramp)
+
+
+def rope_multiplier(yarn: Yarn | None) -> float:
+    """Returns the factor on the cosines and sines of both queries and keys."""
+    if yarn is None:
+        return 1.0
+    if not yarn.mscale or not yarn.mscale_all_dim:
+        return yarn_amplitude(yarn.factor, 1.0)
+    over = yarn_amplitude(yarn.factor, yarn.mscale)
+    return over / yarn_amplitude(yarn.factor, yarn.mscale_all_dim)
+
+
+def softmax_scale(config: ModelConfig) -> float:
+    """Returns the factor on attention scores, with YaRN's amplitude squared."""
+    scale = (config.qk_nope + config.qk_rope) ** -0.5
+    if config.yarn is None or not config.yarn.mscale_all_dim:
+        return scale
+    return scale * yarn_amplitude(config.yarn.factor, config.yarn.mscale_all_dim) ** 2
+
+
+def rotate(x: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Rotates [positions, ..., qk_rope]: pairs are neighbours (2j, 2j+1)."""
+    angles = np.arange(x.shape[0])[:, None] * rope_frequencies(config)
+    angles = angles.reshape(x.shape[0], *([1] * (x.ndim - 2)), -1)
+    cos, sin = np.cos(angles), np.sin(angles)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    rotated = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return rotated.reshape(x.shape) * rope_multiplier(config.yarn)
+
+
+# --- Router ---
+
+
+def keep_best_groups(config: ModelConfig, choice: np.ndarray) -> np.ndarray:
+    """Sets the selection scores [positions, experts] of losing groups to minus infinity."""
+    if config.groups == 1:
+        return choice
+    grouped = choice.reshape(len(choice), config.groups, -1)
+    if config.topk_method == "group_limited_greedy":
+        group_scores = grouped.max(axis=2)
+    else:
+        group_scores = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+    kept = np.argsort(-group_scores, axis=1, kind="stable")[:, :config.groups_kept]
+    mask = np.full(group_scores.shape, -np.inf)
+    np.put_along_axis(mask, kept, 0.0, axis=1)
+    return (grouped + mask[:, :, None]).reshape(choice.shape)
+
+
+def group_margin(config: ModelConfig, choice: np.ndarray) -> float:
+    """Returns the narrowest gap between a kept and a dropped group's score."""
+    if config.groups == 1 or config.groups_kept == config.groups:
+        return math.inf
+    grouped = np.sort(choice.reshape(len(choice), config.groups, -1), axis=2)
+    best = 1 if config.topk_method == "group_limited_greedy" else 2
+    scores = np.sort(grouped[:, :, -best:].sum(axis=2), axis=1)
+    first_kept = config.groups - config.groups_kept
+    return float((scores[:, first_kept] - scores[:, first_kept - 1]).min())
+
+
+def expert_margin(choice: np.ndarray, count: int) -> float:
+    """Returns the narrowest gap between the last chosen and the first rejected score."""
+    if count == choice.shape[1]:
+        return math.inf
+    ordered = np.sort(choice, axis=1)
+    return float((ordered[:, -count] - ordered[:, -count - 1]).min())
+
+
+def route(config: ModelConfig, logits: np.ndarray, bias: np.ndarray | None) -> Routing:
+    """Chooses experts from router logits [positions, experts]; ties go to the lower index."""
+    scores = sigmoid(logits) if config.scoring == "sigmoid" else softmax(logits)
+    biased = scores if bias is None else scores + bias
+    limited = config.topk_method != "greedy"
+    choice = keep_best_groups(config, biased) if limited else biased
+    count = config.experts_per_token
+    experts = np.argsort(-choice, axis=1, kind="stable")[:, :count]
+    weights = scale_weights(config, np.take_along_axis(scores, experts, axis=1))
+    margin = expert_margin(choice, count)
+    if limited:
+        margin = min(margin, group_margin(config, biased))
+    return Routing(experts, weights, margin)
+
+
+def scale_weights(config: ModelConfig, weights: np.ndarray) -> np.ndarray:
+    """Normalises and scales. With DeepSeek-V2's methods normalising replaces the scaling."""
+    if not config.normalize_weights:
+        return weights * config.routed_scale
+    weights = weights / (weights.sum(axis=1, keepdims=True) + WEIGHT_SUM_FLOOR)
+    return weights * config.routed_scale if config.topk_method == "noaux_tc" else weights
+
+
+# --- Layers ---
+
+
+class Model:
+    """A checkpoint folder and its forward pass."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.config = read_config(folder)
+        self.weights = Checkpoint(folder)
+
+    def forward(self, ids: list[int]) -> Output:
+        """Runs one sequence from position 0."""
+        config = self.config
+        hidden = self.weights.values("model.embed_tokens.weight")[np.asarray(ids)]
+        routings = []
+        for layer in range(config.layers):
+            hidden = hidden + self._attention(layer, self._norm(layer, "input_layernorm", hidden))
+            x = self._norm(layer, "post_attention_layernorm", hidden)
+            if config.is_moe(layer):
+                out, routing = self._moe(layer, x)
+                routings.append(routing)
+            else:
+                out = self._mlp(f"model.layers.{layer}.mlp", x)
+            hidden = hidden + out
+        last = rms_norm(hidden, self.weights.values("model.norm.weight"), config.norm_eps)
+        logits = last @ self.weights.values("lm_head.weight").T
+        experts = np.stack([routing.experts for routing in routings], axis=1)
+        return Output(logits, experts, min(routing.margin for routing in routings))
+
+    def _norm(self, layer: int, name: str, x: np.ndarray) -> np.ndarray:
+        weight = self.weights.values(f"model.layers.{layer}.{name}.weight")
+        return rms_norm(x, weight, self.config.norm_eps)
+
+    def _queries(self, prefix: str, x: np.ndarray) -> np.ndarray:
+        """Returns the unrotated queries [positions, heads, qk_nope + qk_rope]."""
+        if self.config.q_lora_rank is None:
+            q = x @ self.weights.matrix(prefix + "q_proj").T
+        else:
+            weight = self.weights.values(prefix + "q_a_layernorm.weight")
+            low = rms_norm(x @ self.weights.matrix(prefix + "q_a_proj").T, weight, INNER_NORM_EPS)
+            q = low @ self.weights.matrix(prefix + "q_b_proj").T
+        return q.reshape(len(x), self.config.heads, -1)
+
+    def _attention(self, layer: int, x: np.ndarray) -> np.ndarray:
+        """Naive MLA: every key and value is decompressed."""
+        config = self.config
+        prefix = f"model.layers.{layer}.self_attn."
+        q = self._queries(prefix, x)
+        latent = x @ self.weights.matrix(prefix + "kv_a_proj_with_mqa").T
+        norm = self.weights.values(prefix + "kv_a_layernorm.weight")
+        c = rms_norm(latent[:, :config.kv_lora_rank], norm, INNER_NORM_EPS)
+        k_rope = rotate(latent[:, config.kv_lora_rank:], config)
+        q_nope, q_rope = q[..., :config.qk_nope], rotate(q[..., config.qk_nope:], config)
+        kv = (c @ self.weights.matrix(prefix + "kv_b_proj").T).reshape(len(x), config.heads, -1)
+        k_nope, v = kv[..., :config.qk_nope], kv[..., config.qk_nope:]
+
+        future = np.triu(np.full((len(x), len(x)), -np.inf), k=1)
+        heads = []
+        for head in range(config.heads):
+            scores = q_nope[:, head] @ k_nope[:, head].T + q_rope[:, head] @ k_rope.T
+            heads.append(softmax(scores * softmax_scale(config) + future) @ v[:, head])
+        return np.concatenate(heads, axis=1) @ self.weights.matrix(prefix + "o_proj").T
+
+    def _mlp(self, prefix: str, x: np.ndarray) -> np.ndarray:
+        gate, up, down = (self.weights.matrix(f"{prefix}.{part}_proj")
+                          for part in ("gate", "up", "down"))
+        return swiglu(x, gate, up, down)
+
+    def _moe(self, layer: int, x: np.ndarray) -> tuple[np.ndarray, Routing]:
+        """Routed experts plus the shared ones, which carry no weight."""
+        prefix = f"model.layers.{layer}.mlp."
+        bias_name = prefix + "gate.e_score_correction_bias"
+        bias = self.weights.values(bias_name) if self.weights.has(bias_name) else None
+        routing = route(self.config, x @ self.weights.values(prefix + "gate.weight").T, bias)
+        out = self._shared(prefix, x)
+        for expert in np.unique(routing.experts):
+            rows, slots = np.nonzero(routing.experts == expert)
+            part = swiglu(x[rows], *self.weights.expert(layer, int(expert)))
+            out[rows] += part * routing.weights[rows, slots][:, None]
+        return out, routing
+
+    def _shared(self, prefix: str, x: np.ndarray) -> np.ndarray:
+        stored = prefix + "shared_experts.gate_proj.weight"
+        present = self.weights.has(stored) or self.weights.has(stored + "_packed")
+        return self._mlp(prefix + "shared_experts", x) if present else np.zeros_like(x)
+
+
+def mean_nll(logits: np.ndarray, ids: list[int]) -> float:
+    """Mean negative log-likelihood of ids[1:], each under the logits of the position before."""
+    rows = logits[:-1]
+    top = rows.max(axis=1)
+    log_sum = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
+    return float(np.mean(log_sum - rows[np.arange(len(rows)), np.asarray(ids[1:])]))
