@@ -8,8 +8,8 @@ namespace {
 using nlohmann::json;
 
 TEST(Fields, TheFirstObjectWinsEvenWithNull) {
-  const json first = {{"a", 1}, {"b", nullptr}};
-  const json second = {{"a", 2}, {"b", 3}, {"c", 4}};
+  const json first = json::parse(R"({"a": 1, "b": null})");
+  const json second = json::parse(R"({"a": 2, "b": 3, "c": 4})");
   const Fields fields("x.json", first, &second);
   EXPECT_EQ(*fields.count("a", {0, 9}), 1u);
   EXPECT_EQ(fields.find("b"), nullptr);
