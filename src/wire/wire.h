@@ -1,0 +1,11 @@
+// What the processes of conclave say to each other: protobuf messages (worker.proto) in
+// length-prefixed frames.
+//
+//   std::string bytes;
+//   TRY(wire::append_frame(message, bytes));
+//   reader.push(bytes);
+//   auto message = TRY(wire::parse<wire::pb::FromWorker>(payload));
+#pragma once
+
+#include "wire/frames.h"
+#include "wire/worker.pb.h"
