@@ -5,7 +5,6 @@ find_package(simdjson REQUIRED)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
-find_package(tomlplusplus REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(GTest REQUIRED)
 
