@@ -3,8 +3,9 @@
 // Pure functions and one incremental reader: no sockets. The bytes are untrusted.
 #pragma once
 
-#include <cstddef>
 #include <google/protobuf/message_lite.h>
+
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -99,8 +99,8 @@ class Usage(CliTest):
         self.fails(2, "run", "--weights", "int3", says="int3")
         self.fails(2, "run", "--temperature", "warm", says="--temperature")
         self.fails(2, "logits", EMBER, says="--ids")
-        self.fails(2, "perplexity", EMBER, says="input")
-        self.fails(2, "perplexity", EMBER, "--ids", "a", "--text", "b", says="input")
+        self.fails(2, "perplexity", EMBER, says="--text")
+        self.fails(2, "perplexity", EMBER, "--ids", "a", "--text", "b", says="--text")
         self.fails(2, "model", says="command")
         self.fails(2, "model", "nothing", says="nothing")
 

@@ -1,0 +1,101 @@
+#include "apps/loaded_model.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace conclave::apps {
+namespace {
+
+std::uint64_t physical_memory_bytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  if (pages <= 0 || page_bytes <= 0) return 0;
+  return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
+}
+
+// An early error instead of a kill by the system half-way through loading.
+Result<void> check_memory(std::uint64_t weights, std::uint64_t kv, std::size_t context) {
+  const std::uint64_t have = physical_memory_bytes();
+  if (have == 0 || weights + kv <= have) return {};
+  return exhausted(fmt::format(
+      "the model needs {} for weights and {} for {} tokens of context, this machine has {}: try "
+      "{}a machine with more memory",
+      human_bytes(weights), human_bytes(kv), context, human_bytes(have),
+      weights <= have ? "a smaller --context or " : "--weights int8 or "));
+}
+
+}  // namespace
+
+Result<std::size_t> context_of(const model::ModelConfig& config, const ModelOptions& options) {
+  if (options.context > config.max_positions) {
+    return invalid_input(fmt::format("--context {}: the model's limit is {} tokens",
+                                     options.context, config.max_positions));
+  }
+  if (options.context != 0) return options.context;
+  return config.max_positions;
+}
+
+Result<std::unique_ptr<model::ModelSource>> open_source(const std::filesystem::path& dir) {
+  model::ModelSource source = TRY(model::ModelSource::open(dir));
+  return std::make_unique<model::ModelSource>(std::move(source));
+}
+
+Result<LoadedModel> load_model(Program& program, const ModelOptions& options,
+                               const LoadPlan& plan) {
+  const std::filesystem::path dir = TRY(find_model(options, program.binary));
+  std::unique_ptr<model::ModelSource> source = TRY(open_source(dir));
+  return load_model(program, options, plan, std::move(source));
+}
+
+Result<LoadedModel> load_model(Program& program, const ModelOptions& options, const LoadPlan& plan,
+                               std::unique_ptr<model::ModelSource> source) {
+  LoadedModel loaded;
+  loaded.source = std::move(source);
+  loaded.dir = loaded.source->dir();
+  loaded.weights = TRY(model::parse_weights_mode(options.weights));
+  loaded.context = TRY(context_of(loaded.config(), options));
+  if (plan.tokens != 0) {
+    loaded.context = std::min(loaded.context, plan.tokens);
+  } else if (options.context == 0) {
+    loaded.context = std::min(loaded.context, kDefaultContext);
+  }
+
+  backend::CpuOptions cpu;
+  cpu.isa = options.isa;
+  cpu.threads = options.threads;
+  cpu.exact = options.exact;
+  cpu.weights = loaded.weights;
+  cpu.limits.rows_max = std::max<std::size_t>(plan.rows_max, 1);
+  cpu.limits.pages = (loaded.context + backend::kPageTokens - 1) / backend::kPageTokens;
+
+  const model::Slice whole = model::Slice::whole(loaded.config());
+  const std::size_t weight_bytes = backend::cpu_weight_bytes(*loaded.source, whole, cpu);
+  const std::size_t kv_bytes =
+      cpu.limits.pages * backend::cpu_page_bytes(loaded.config(), options.exact);
+  TRY(check_memory(weight_bytes, kv_bytes, loaded.context));
+
+  const Time start = program.clock.now();
+  loaded.arena = std::make_unique<backend::WeightArena>(
+      TRY(backend::WeightArena::create_private(weight_bytes)));
+  ProgressLine line(program.clock, program.terminal,
+                    fmt::format("loading {}", loaded.dir.filename().string()), plan.quiet);
+  loaded.backend = TRY(backend::make_cpu_backend(
+      *loaded.source, whole, cpu, *loaded.arena,
+      [&line](std::uint64_t done, std::uint64_t total) { line.update_bytes(done, total); }));
+  loaded.load_seconds = seconds(program.clock.now() - start);
+  return loaded;
+}
+
+Result<text::TextModel> load_text(const std::filesystem::path& dir,
+                                  const model::ModelConfig& config) {
+  Result<text::TextModel> text = text::TextModel::load(dir, config.vocab_size);
+  if (text || text.error().code != ErrorCode::kNotFound) return text;
+  return not_found(fmt::format(
+      "{}: no tokenizer: add tokenizer.json, or tiktoken.model with tokenizer_config.json",
+      dir.string()));
+}
+
+}  // namespace conclave::apps

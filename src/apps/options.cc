@@ -1,0 +1,84 @@
+#include "apps/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+#include <system_error>
+#include <vector>
+
+namespace conclave::apps {
+
+void add_weights_option(CLI::App& command, Settings& settings, std::string& weights) {
+  CLI::Option* option =
+      command
+          .add_option("--weights", weights,
+                      "native keeps the file's bytes; int8 rounds all but INT4 and the router "
+                      "to 8 bits at load")
+          ->check(CLI::IsMember({"native", "int8"}))
+          ->capture_default_str();
+  settings.bind(option, "weights");
+}
+
+void add_model_options(CLI::App& command, Settings& settings, ModelArgument argument,
+                       ModelOptions& options) {
+  CLI::Option* model = command.add_option("MODEL", options.model, "checkpoint folder");
+  if (argument == ModelArgument::kRequired) {
+    model->required();
+  } else {
+    model->description("checkpoint folder (default: the built-in Ember)");
+    settings.bind(model, "model");
+  }
+  add_weights_option(command, settings, options.weights);
+  settings.bind(command.add_option("--threads", options.threads, "CPU threads (0: one per core)")
+                    ->check(CLI::Range(0, 1024)),
+                "threads");
+  settings.bind(command.add_option("--isa", options.isa,
+                                   "instruction set: scalar, avx2, avx512, neon (default: best)"),
+                "isa");
+  settings.bind(command.add_flag("--exact", options.exact,
+                                 "float32 throughout: slower, for comparing with references"),
+                "exact");
+  settings.bind(
+      command
+          .add_option("--context", options.context, "most tokens in one sequence (0: automatic)")
+          ->check(CLI::Range(0, 1 << 24)),
+      "context");
+}
+
+Result<std::filesystem::path> find_model(const ModelOptions& options,
+                                         const std::filesystem::path& binary) {
+  if (!options.model.empty()) return std::filesystem::path(options.model);
+  const std::filesystem::path beside = binary.parent_path();
+  const std::vector<std::filesystem::path> places = {
+      "models/ember",
+      beside / "../../models/ember",
+      beside / "../share/conclave/models/ember",
+  };
+  for (const std::filesystem::path& place : places) {
+    std::error_code ignored;
+    if (std::filesystem::exists(place / "config.json", ignored)) return place.lexically_normal();
+  }
+  return not_found(
+      "the built-in model is not beside this program: name a checkpoint folder, or set "
+      "CONCLAVE_MODEL");
+}
+
+Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag) {
+  std::vector<std::size_t> counts;
+  const char* at = text.data();
+  const char* const end = text.data() + text.size();
+  while (true) {
+    std::size_t count = 0;
+    const auto [next, error] = std::from_chars(at, end, count);
+    if (error != std::errc{} || count == 0 || count > 1'000'000) break;
+    counts.push_back(count);
+    if (next == end) return counts;
+    if (*next != ',') break;
+    at = next + 1;
+  }
+  return invalid_input(
+      fmt::format("{} \"{}\": give numbers from 1 to 1000000 joined by commas", flag, text));
+}
+
+}  // namespace conclave::apps

@@ -1,0 +1,40 @@
+// What every command gets from main(): the outside world and where to leave its work.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <functional>
+
+#include "apps/config.h"
+#include "apps/terminal.h"
+#include "base/clock.h"
+#include "base/result.h"
+
+namespace conclave::apps {
+
+// Exit codes, as `conclave --help` lists them.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitInterrupted = 130;
+
+struct Program {
+  const Clock& clock;
+  Settings settings;
+  Terminal terminal;
+  Output output;
+  std::filesystem::path binary;  // this executable, to find the built-in model beside it
+  // Set by the subcommand that the command line chose; run after parsing has succeeded.
+  std::function<Result<int>()> action;
+};
+
+// Each adds one subcommand to `root`. `program` must outlive `root`.
+void add_run_command(CLI::App& root, Program& program);
+void add_serve_command(CLI::App& root, Program& program);
+void add_logits_command(CLI::App& root, Program& program);
+void add_perplexity_command(CLI::App& root, Program& program);
+void add_bench_command(CLI::App& root, Program& program);
+void add_inspect_command(CLI::App& model, Program& program);  // below `conclave model`
+void add_synth_command(CLI::App& model, Program& program);
+
+}  // namespace conclave::apps

@@ -1,0 +1,67 @@
+// Decides when a worker is started, killed and given up. Pure: the time is an argument, and what
+// has to be done comes back as an Action.
+//
+//   waiting ─spawn─► loading ─ready─► ready
+//      ▲                └────── end ────┴──► ending ─exited─► waiting | failed
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "cluster/cluster.h"
+
+namespace conclave::cluster {
+
+class WorkerSupervisor {
+ public:
+  enum class Phase : std::uint8_t { kWaiting, kLoading, kReady, kEnding, kFailed };
+  enum class Action : std::uint8_t { kNone, kSpawn, kKill };
+
+  explicit WorkerSupervisor(SupervisorOptions options) : options_(options) {}
+
+  // Call often, at least every 100 ms. kSpawn must be answered by on_spawned() or on_exited().
+  Action on_tick(Time now);
+
+  void on_spawned(Time now);
+  void on_heartbeat(std::uint64_t progress, bool busy);
+  void on_ready(Time now);
+  void on_token();  // a token was taken: earlier failures no longer count
+  // The worker says that it cannot go on, e.g. because the weights are corrupt: no retry.
+  Action on_refused(std::string reason);
+  // Its socket closed, or it broke the protocol: whatever it is, it has to be gone before its
+  // place is taken.
+  Action on_lost(std::string reason);
+  // The process has been reaped. `how`: "killed by signal 9".
+  void on_exited(Time now, const std::string& how);
+
+  Phase phase() const { return phase_; }
+  bool was_ready() const { return was_ready_; }
+  std::uint64_t restarts() const { return spawns_ > 0 ? spawns_ - 1 : 0; }
+  const std::string& failure() const { return failure_; }  // of kFailed
+  const std::string& last_end() const { return last_end_; }
+
+ private:
+  bool running() const { return phase_ == Phase::kLoading || phase_ == Phase::kReady; }
+  void count_end(Time now);
+
+  SupervisorOptions options_;
+  Phase phase_ = Phase::kWaiting;
+  Time spawn_at_{};  // in kWaiting; the epoch: at once
+  Time ready_at_{};
+  // Time without a sign of life, counted in ticks: a pause of the agent itself is not the
+  // worker's fault.
+  Time last_tick_{};
+  Duration silence_{};
+  Duration stuck_{};
+  std::uint64_t progress_ = 0;
+  bool busy_ = false;
+  bool was_ready_ = false;
+  int failures_ = 0;  // ends in a row without a token
+  std::uint64_t spawns_ = 0;
+  std::string lost_reason_;
+  std::string failure_;
+  std::string last_end_;
+};
+
+}  // namespace conclave::cluster

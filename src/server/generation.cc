@@ -1,0 +1,234 @@
+#include "server/generation.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "base/check.h"
+
+namespace conclave::server {
+namespace {
+
+bool contains(const std::vector<TokenId>& ids, TokenId id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+AnswerEvent::Kind kind_of(text::OutputEvent::Kind kind) {
+  return kind == text::OutputEvent::Kind::kReasoning ? AnswerEvent::Kind::kReasoning
+                                                     : AnswerEvent::Kind::kToolArguments;
+}
+
+}  // namespace
+
+// --- one choice -------------------------------------------------------------------------------
+
+Choice::Choice(const text::TextModel& text, text::OutputParser parser, Options options)
+    : text_(text), parser_(std::move(parser)), stops_(options.stop), options_(std::move(options)) {}
+
+std::vector<AnswerEvent> Choice::push(const engine::TokenEvent& token) {
+  CHECK(!ended_);
+  std::vector<AnswerEvent> events;
+  const bool is_stop = token.token && contains(options_.stop_ids, *token.token);
+  if (token.token) ++n_tokens_;
+  if (token.token && !is_stop) {
+    note_logprob(token);
+    for (const text::OutputEvent& output : parser_.push(*token.token)) {
+      if (!take(events, output)) return events;
+    }
+    if (in_reasoning_) ++n_reasoning_tokens_;
+  }
+  if (token.finish == engine::FinishReason::kNone) return events;
+
+  for (const text::OutputEvent& output : parser_.finish()) {
+    if (!take(events, output)) return events;
+  }
+  add_text(events, AnswerEvent::Kind::kText, stops_.finish());
+  const bool stopped = token.finish == engine::FinishReason::kStop;
+  end(events, stopped ? AnswerEnd::kStop : AnswerEnd::kLength);
+  return events;
+}
+
+// False: the answer has ended with this output.
+bool Choice::take(std::vector<AnswerEvent>& events, const text::OutputEvent& output) {
+  using Kind = text::OutputEvent::Kind;
+  in_reasoning_ = output.kind == Kind::kReasoning;
+  switch (output.kind) {
+    case Kind::kReasoning:
+    case Kind::kToolArguments:
+      add_text(events, kind_of(output.kind), output.text, output.tool_index);
+      return true;
+    case Kind::kContent: {
+      text::StopStrings::Output passed = stops_.push(output.text);
+      add_text(events, AnswerEvent::Kind::kText, std::move(passed.text));
+      if (!passed.stopped_by) return true;
+      end(events, AnswerEnd::kStop);
+      return false;
+    }
+    case Kind::kToolBegin: {
+      // What might have begun a stop string was content before the call.
+      add_text(events, AnswerEvent::Kind::kText, stops_.finish());
+      AnswerEvent begin;
+      begin.kind = AnswerEvent::Kind::kToolBegin;
+      begin.choice = options_.index;
+      begin.tool_index = output.tool_index;
+      begin.tool_id = output.tool_id;
+      begin.tool_name = output.tool_name;
+      begin.logprobs = std::exchange(logprobs_, {});
+      events.push_back(std::move(begin));
+      return true;
+    }
+    case Kind::kToolEnd:
+      if (!options_.one_call) return true;
+      end(events, AnswerEnd::kToolCalls);
+      return false;
+  }
+  return true;
+}
+
+void Choice::add_text(std::vector<AnswerEvent>& events, AnswerEvent::Kind kind, std::string text,
+                      int tool_index) {
+  if (text.empty()) return;
+  AnswerEvent event;
+  event.kind = kind;
+  event.choice = options_.index;
+  event.text = std::move(text);
+  event.tool_index = tool_index;
+  event.logprobs = std::exchange(logprobs_, {});
+  events.push_back(std::move(event));
+}
+
+void Choice::end(std::vector<AnswerEvent>& events, AnswerEnd reason) {
+  ended_ = true;
+  AnswerEvent event;
+  event.kind = AnswerEvent::Kind::kEnd;
+  event.choice = options_.index;
+  // A client that sees calls has to run them, however the answer went on; an answer cut off keeps
+  // saying so, because its last call may be half a call.
+  const bool calls = reason == AnswerEnd::kStop && parser_.tool_calls() > 0;
+  event.end = calls ? AnswerEnd::kToolCalls : reason;
+  event.logprobs = std::exchange(logprobs_, {});
+  events.push_back(std::move(event));
+}
+
+void Choice::note_logprob(const engine::TokenEvent& token) {
+  if (!options_.logprobs) return;
+  LogprobEntry entry;
+  entry.token = {.bytes = std::string(text_.token_bytes(*token.token)), .logprob = token.logprob};
+  for (const engine::TokenLogprob& top : token.top) {
+    entry.top.push_back({.bytes = std::string(text_.token_bytes(top.id)), .logprob = top.logprob});
+  }
+  logprobs_.push_back(std::move(entry));
+}
+
+// --- the request ------------------------------------------------------------------------------
+
+bool Generation::ended() const {
+  return std::all_of(choices.begin(), choices.end(),
+                     [](const Choice& choice) { return choice.ended(); });
+}
+
+Usage Generation::usage() const {
+  Usage usage{.prompt_tokens = prompt.size()};
+  for (const Choice& choice : choices) {
+    usage.completion_tokens += choice.tokens();
+    usage.reasoning_tokens += choice.reasoning_tokens();
+  }
+  return usage;
+}
+
+namespace {
+
+ApiError context_error(std::size_t n_prompt, std::size_t context_max) {
+  return {.message = "the prompt has " + std::to_string(n_prompt) +
+                     " tokens; this model's maximum context length is " +
+                     std::to_string(context_max) + " tokens, prompt and answer together",
+          .param = "messages",
+          .code = "context_length_exceeded"};
+}
+
+Parsed<std::optional<text::GrammarSpec>> choose_grammar(const text::TextModel& text,
+                                                        const GenerateRequest& request) {
+  if (!request.tool_required) return request.format;
+  auto grammar =
+      text.tool_call_grammar(request.prompt.tools, request.tool_name, request.parallel_tool_calls);
+  if (!grammar) return field_error("tool_choice", "this model has no syntax for tool calls");
+  return grammar;
+}
+
+// What begins a call, in the families that have calls. Where no tools were offered the model cannot
+// make one: a client without tools has no use for it.
+std::vector<TokenId> call_begin_ids(const text::TextModel& text) {
+  std::vector<TokenId> ids;
+  for (const std::string_view name : {"<|tool_calls_section_begin|>", "<|tool_call_begin|>",
+                                      "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"}) {
+    if (const auto id = text.special(name)) ids.push_back(*id);
+  }
+  return ids;
+}
+
+engine::Request base_request(const text::TextModel& text, const GenerateRequest& request,
+                             bool constrained) {
+  engine::Request out;
+  out.sampling = request.sampling;
+  out.stop_ids = text.stop_ids();
+  out.banned_ids = text.banned_ids();
+  if (request.prompt.tools.is_null()) {
+    const std::vector<TokenId> calls = call_begin_ids(text);
+    out.banned_ids.insert(out.banned_ids.end(), calls.begin(), calls.end());
+  }
+  if (request.ignore_eos && !constrained) {
+    // Under a grammar the stop token may be the only one that is left.
+    out.banned_ids.insert(out.banned_ids.end(), out.stop_ids.begin(), out.stop_ids.end());
+    out.stop_ids.clear();
+  }
+  return out;
+}
+
+}  // namespace
+
+Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
+                                    std::size_t context_max, std::uint64_t seed) {
+  auto prompt = text.render_chat(request.prompt);
+  if (!prompt) {
+    ApiError error = api_error(prompt.error());
+    error.param = "messages";
+    return error;
+  }
+  Generation generation;
+  generation.prompt = std::move(prompt).value();
+  const std::size_t n_prompt = generation.prompt.size();
+  if (n_prompt == 0) return field_error("messages", "the prompt is empty");
+  if (n_prompt >= context_max) return context_error(n_prompt, context_max);
+
+  auto grammar = choose_grammar(text, request);
+  if (!grammar) return grammar.error();
+  if (grammar.value()) {
+    const auto compiled = text.grammar(*grammar.value(), generation.prompt);
+    if (!compiled) {
+      ApiError error = api_error(compiled.error());
+      error.param = request.tool_required ? "tools" : "response_format";
+      return error;
+    }
+  }
+
+  engine::Request base = base_request(text, request, grammar.value().has_value());
+  base.grammar = std::move(grammar.value());
+  base.prompt = generation.prompt;
+  base.sampling.seed = request.seed.value_or(seed);
+  // Clients ask for 32,000 tokens of any model: more than fits is "as much as fits".
+  base.max_tokens = std::min(request.max_tokens.value_or(context_max), context_max - n_prompt);
+  for (std::size_t i = 0; i < request.n; ++i) {
+    base.sampling.choice = static_cast<std::uint32_t>(i);
+    generation.choices.emplace_back(text, text.output_parser(generation.prompt),
+                                    Choice::Options{.index = i,
+                                                    .stop = request.stop,
+                                                    .stop_ids = base.stop_ids,
+                                                    .logprobs = request.sampling.top_logprobs >= 0,
+                                                    .one_call = !request.parallel_tool_calls});
+    generation.requests.push_back(base);
+  }
+  return generation;
+}
+
+}  // namespace conclave::server

@@ -1,0 +1,70 @@
+// One request's answers: from tokens to events, for all of its choices. No I/O.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "server/api_error.h"
+#include "server/generate_request.h"
+#include "text/text.h"
+
+namespace conclave::server {
+
+// One choice: its tokens go through the output parser (reasoning, calls, whole code points) and,
+// for the content, through the stop strings.
+class Choice {
+ public:
+  struct Options {
+    std::size_t index = 0;
+    std::vector<std::string> stop;
+    std::vector<TokenId> stop_ids;
+    bool logprobs = false;
+    bool one_call = false;  // the answer ends after its first call
+  };
+  // `text` must outlive the choice.
+  Choice(const text::TextModel& text, text::OutputParser parser, Options options);
+
+  // Events in order; the last one of the answer is kEnd. An answer may end here before the engine
+  // ends it; nothing may be pushed after the end.
+  std::vector<AnswerEvent> push(const engine::TokenEvent& token);
+
+  bool ended() const { return ended_; }
+  std::size_t tokens() const { return n_tokens_; }
+  std::size_t reasoning_tokens() const { return n_reasoning_tokens_; }
+
+ private:
+  void add_text(std::vector<AnswerEvent>& events, AnswerEvent::Kind kind, std::string text,
+                int tool_index = 0);
+  bool take(std::vector<AnswerEvent>& events, const text::OutputEvent& output);
+  void end(std::vector<AnswerEvent>& events, AnswerEnd reason);
+  void note_logprob(const engine::TokenEvent& token);
+
+  const text::TextModel& text_;
+  text::OutputParser parser_;
+  text::StopStrings stops_;
+  Options options_;
+  std::vector<LogprobEntry> logprobs_;  // since the last event
+  std::size_t n_tokens_ = 0;
+  std::size_t n_reasoning_tokens_ = 0;
+  bool in_reasoning_ = false;
+  bool ended_ = false;
+};
+
+// A request ready to run.
+struct Generation {
+  std::vector<TokenId> prompt;
+  std::vector<Choice> choices;
+  std::vector<engine::Request> requests;  // one a choice, ids left 0
+
+  bool ended() const;
+  Usage usage() const;
+};
+
+// Renders the prompt, chooses the grammar and checks that it compiles and that the prompt fits
+// `context_max` tokens. `seed`: for requests that name none.
+Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
+                                    std::size_t context_max, std::uint64_t seed);
+
+}  // namespace conclave::server
