@@ -22,8 +22,8 @@ Result<std::byte*> map(int fd, std::size_t size) {
   const int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
   void* base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd, 0);
   if (base == MAP_FAILED) {
-    return exhausted("cannot reserve " + std::to_string(size >> 20) + " MiB for weights: " +
-                     reason());
+    return exhausted("cannot reserve " + std::to_string(size >> 20) +
+                     " MiB for weights: " + reason());
   }
   // Fewer page faults and TLB misses where the kernel has huge pages to give.
   ::madvise(base, size, MADV_HUGEPAGE);

@@ -57,8 +57,8 @@ struct Routing {
 };
 
 struct Limits {
-  std::size_t rows_max = 512;       // rows in one step
-  std::size_t pages = 0;            // KV pages in the pool
+  std::size_t rows_max = 512;  // rows in one step
+  std::size_t pages = 0;       // KV pages in the pool
 };
 
 class Backend {
@@ -122,9 +122,9 @@ class WeightArena {
 using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 struct CpuOptions {
-  std::string isa = {};           // "" for the fastest
-  std::size_t threads = 0;        // 0: one per core
-  bool exact = false;             // the exact path of design.md 4
+  std::string isa = {};     // "" for the fastest
+  std::size_t threads = 0;  // 0: one per core
+  bool exact = false;       // the exact path of design.md 4
   model::WeightsMode weights = model::WeightsMode::kNative;
   Limits limits = {};
 };

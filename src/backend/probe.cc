@@ -14,8 +14,8 @@ namespace conclave::backend {
 double probe_read_bandwidth(std::size_t threads, std::size_t streams, std::size_t size_bytes) {
   CHECK(streams >= 1 && size_bytes >= (std::size_t{1} << 20));
   ThreadPool pool(threads);
-  void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
+  void* memory =
+      ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return 0.0;
   ::madvise(memory, size_bytes, MADV_HUGEPAGE);
   auto* data = static_cast<std::byte*>(memory);

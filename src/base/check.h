@@ -8,8 +8,9 @@ namespace conclave {
 
 }  // namespace conclave
 
-#define CHECK(condition) \
-  (static_cast<bool>(condition) ? void(0) : ::conclave::check_failed(#condition, __FILE__, __LINE__))
+#define CHECK(condition)                  \
+  (static_cast<bool>(condition) ? void(0) \
+                                : ::conclave::check_failed(#condition, __FILE__, __LINE__))
 
 // For loops that run per element: checked in debug and sanitizer builds only.
 #ifdef NDEBUG

@@ -28,8 +28,6 @@ class ManualClock final : public Clock {
   Time now_{};
 };
 
-inline double seconds(Duration duration) {
-  return std::chrono::duration<double>(duration).count();
-}
+inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 }  // namespace conclave

@@ -34,9 +34,12 @@ class ThreadPool {
   // are done. At most 2^32 - 1 chunks.
   template <class Body>
   void parallel_for(std::size_t n_chunks, const Body& body) {
-    run(n_chunks, [](const void* context, std::size_t chunk, std::size_t thread) {
-      (*static_cast<const Body*>(context))(chunk, thread);
-    }, &body);
+    run(
+        n_chunks,
+        [](const void* context, std::size_t chunk, std::size_t thread) {
+          (*static_cast<const Body*>(context))(chunk, thread);
+        },
+        &body);
   }
 
  private:

@@ -27,7 +27,8 @@ TEST(ThreadPool, LoopsFollowEachOtherWithoutMixing) {
   ThreadPool pool(3);
   std::vector<std::uint64_t> values(7);
   for (std::uint64_t round = 1; round <= 20'000; ++round) {
-    pool.parallel_for(values.size(), [&](std::size_t chunk, std::size_t) { values[chunk] += round; });
+    pool.parallel_for(values.size(),
+                      [&](std::size_t chunk, std::size_t) { values[chunk] += round; });
   }
   for (const std::uint64_t value : values) EXPECT_EQ(value, 20'000u * 20'001u / 2);
 }

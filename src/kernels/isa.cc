@@ -21,10 +21,14 @@ constexpr std::array<Isa, 4> kOrder = {Isa::kScalar, Isa::kNeon, Isa::kAvx2, Isa
 
 std::string_view name(Isa isa) {
   switch (isa) {
-    case Isa::kScalar: return "scalar";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512Vnni: return "avx512";
-    case Isa::kNeon: return "neon";
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512Vnni:
+      return "avx512";
+    case Isa::kNeon:
+      return "neon";
   }
   return "?";
 }

@@ -28,7 +28,7 @@
 namespace conclave::kernels {
 
 inline constexpr std::size_t kPanelRows = 16;
-inline constexpr std::size_t kGroup = 32;    // inputs that share one scale in int8 and int4
+inline constexpr std::size_t kGroup = 32;  // inputs that share one scale in int8 and int4
 inline constexpr std::size_t kFp8BlockSize = 128;
 
 // ---- Weights as files hold them -------------------------------------------------------------
@@ -100,10 +100,10 @@ void unpack_row(const PackedMatrix& matrix, std::size_t row, std::span<float> ou
 struct Activations {
   std::size_t tokens = 0;
   std::size_t cols = 0;
-  const float* x = nullptr;         // [tokens, x_stride]
+  const float* x = nullptr;  // [tokens, x_stride]
   std::size_t x_stride = 0;
-  const std::int8_t* q = nullptr;   // [tokens, padded_cols(cols)], zero beyond cols
-  const float* scale = nullptr;     // [tokens, groups(cols)]
+  const std::int8_t* q = nullptr;     // [tokens, padded_cols(cols)], zero beyond cols
+  const float* scale = nullptr;       // [tokens, groups(cols)]
   const std::int32_t* sum = nullptr;  // [tokens, groups(cols)]: sum of q over the group
 };
 
@@ -132,7 +132,8 @@ struct Operations {
   // Rounds one row: scale = absmax / 127, q = rne(x * (127 / absmax)); a zero group has scale 0.
   void (*quantize_row)(std::span<const float> x, std::int8_t* q, float* scale, std::int32_t* sum);
 
-  // y[i] = x[i] * (1 / sqrt(mean(x^2) + eps)) * weight[i]. Sums in 16 interleaved lanes, then a tree.
+  // y[i] = x[i] * (1 / sqrt(mean(x^2) + eps)) * weight[i]. Sums in 16 interleaved lanes, then a
+  // tree.
   void (*rms_norm)(std::span<const float> x, std::span<const float> weight, float eps, float* y);
 
   // y[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z))
@@ -160,7 +161,7 @@ struct Operations {
 
 enum class Isa : std::uint8_t { kScalar, kAvx2, kAvx512Vnni, kNeon };
 
-std::string_view name(Isa isa);  // "scalar", "avx2", "avx512", "neon"
+std::string_view name(Isa isa);     // "scalar", "avx2", "avx512", "neon"
 std::vector<Isa> available_isas();  // of this machine and build, slowest first
 // `wanted`: "" or "auto" for the fastest, else a name; an error names the choices.
 Result<Isa> choose_isa(std::string_view wanted);

@@ -66,7 +66,8 @@ TestMatrix make_matrix(SourceFormat format, std::size_t rows, std::size_t cols,
       }
       break;
     case SourceFormat::kInt4Group:
-      for (std::size_t i = 0; i < n / 2; ++i) append(m.weights, static_cast<std::uint8_t>(rng.next()));
+      for (std::size_t i = 0; i < n / 2; ++i)
+        append(m.weights, static_cast<std::uint8_t>(rng.next()));
       for (std::size_t i = 0; i < n / 32; ++i) {
         append(m.scales, float_to_bf16(static_cast<float>(0.01 + 0.1 * rng.uniform())));
       }
@@ -180,7 +181,8 @@ TEST(Pack, Int8StaysWithinHalfAStep) {
     unpack_row(packed.matrix, r, found);
     for (std::size_t g = 0; g < 3; ++g) {
       float absmax = 0.0f;
-      for (std::size_t k = 0; k < 32; ++k) absmax = std::max(absmax, std::fabs(expected[g * 32 + k]));
+      for (std::size_t k = 0; k < 32; ++k)
+        absmax = std::max(absmax, std::fabs(expected[g * 32 + k]));
       for (std::size_t k = 0; k < 32; ++k) {
         EXPECT_LE(std::fabs(expected[g * 32 + k] - found[g * 32 + k]), absmax / 127.0f * 0.51f);
       }
@@ -343,7 +345,8 @@ TEST(Vectors, LatentAttentionGivesTheScalarBits) {
     double expected = 0.5;
     for (std::size_t s = 0; s < n; ++s) {
       double score = 0.0;
-      for (std::size_t i = 0; i < width; ++i) score += double{q[h * width + i]} * rows[s * width + i];
+      for (std::size_t i = 0; i < width; ++i)
+        score += double{q[h * width + i]} * rows[s * width + i];
       EXPECT_NEAR(scores[h * n + s], 0.1 * score, 1e-5);
       expected += scores[h * n + s] * double{rows[s * width + 5]};
     }

@@ -60,12 +60,14 @@ void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_
   }
 }
 
-// ---- FP8: sum = fma(w, x, sum) over a block, acc = fma(sum, scale, acc) --------------------------
+// ---- FP8: sum = fma(w, x, sum) over a block, acc = fma(sum, scale, acc)
+// --------------------------
 
 // Exact: w = e4m3 * scale in float32, acc = fma(w, x, acc).
 template <class L, bool kExact, std::size_t P, std::size_t T>
 void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
-                   std::size_t block_offset, const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
+                   std::size_t block_offset, const Activations& x, std::size_t token, float* y,
+                   std::size_t y_stride) {
   typename L::F acc[P][T];
   for (auto& row : acc) {
     for (auto& a : row) a = L::zero();
@@ -74,7 +76,8 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
   std::size_t offset = 0;  // of the block in each panel
   for (std::size_t c = 0; c < cols;) {
-    const std::size_t block_end = (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
+    const std::size_t block_end =
+        (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
     const std::size_t end = block_end - block_offset < cols ? block_end - block_offset : cols;
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* block = panel + p * panel_bytes + offset;
@@ -98,7 +101,8 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   }
 }
 
-// ---- int8 and int4, fast: int32 dot per group of 32 inputs ---------------------------------------
+// ---- int8 and int4, fast: int32 dot per group of 32 inputs
+// ---------------------------------------
 
 // What the two integer formats differ in: how 4 inputs x 16 rows become bytes for L's dot product.
 template <class L>
@@ -132,8 +136,8 @@ struct Int4Group {
 };
 
 template <class L, class Group, std::size_t P, std::size_t T>
-void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols, const Activations& x,
-                   std::size_t token, float* y, std::size_t y_stride) {
+void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
+                   const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
   const std::size_t n_groups = groups(cols);
   const std::size_t stride = groups(x.cols);  // groups from one token to the next
   typename L::F acc[P][T];
@@ -165,7 +169,8 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   }
 }
 
-// ---- int8 and int4, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc) -----------------
+// ---- int8 and int4, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc)
+// -----------------
 
 template <class L, bool kInt4, std::size_t P, std::size_t T>
 void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
@@ -199,7 +204,8 @@ void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::s
   }
 }
 
-// ---- One tile by format ---------------------------------------------------------------------------
+// ---- One tile by format
+// ---------------------------------------------------------------------------
 
 template <class L, bool kExact, std::size_t P, std::size_t T>
 void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, std::size_t token,
@@ -214,7 +220,8 @@ void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, s
     case PackedFormat::kBF16:
       return gemm_float_tile<L, Bf16Column<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
     case PackedFormat::kFp8:
-      return gemm_fp8_tile<L, kExact, P, T>(base, bytes, w.cols, w.block_offset, x, token, y, y_stride);
+      return gemm_fp8_tile<L, kExact, P, T>(base, bytes, w.cols, w.block_offset, x, token, y,
+                                            y_stride);
     case PackedFormat::kInt8:
       if constexpr (kExact) {
         return gemm_int_exact_tile<L, false, P, T>(base, bytes, w.cols, x, token, y, y_stride);
@@ -290,8 +297,7 @@ void map2(const float* a, const float* b, std::size_t n, float* y, Function f) {
   std::size_t i = 0;
   for (; i + kPanelRows <= n; i += kPanelRows) L::store(y + i, f(L::load(a + i), L::load(b + i)));
   if (i < n) {
-    store_partial<L>(y + i, n - i,
-                     f(load_partial<L>(a + i, n - i), load_partial<L>(b + i, n - i)));
+    store_partial<L>(y + i, n - i, f(load_partial<L>(a + i, n - i), load_partial<L>(b + i, n - i)));
   }
 }
 
@@ -318,8 +324,8 @@ typename L::F exp_lanes(typename L::F x) {
   x = L::min(L::broadcast(88.0f), x);
   const auto shifted = L::fma(x, L::broadcast(1.44269504f), L::broadcast(kShift));
   const auto n = L::sub(shifted, L::broadcast(kShift));
-  auto r = L::fma(n, L::broadcast(-0.693145752f), x);        // ln 2, high part
-  r = L::fma(n, L::broadcast(-1.42860677e-6f), r);           // ln 2, low part
+  auto r = L::fma(n, L::broadcast(-0.693145752f), x);  // ln 2, high part
+  r = L::fma(n, L::broadcast(-1.42860677e-6f), r);     // ln 2, low part
   auto p = L::broadcast(1.38888889e-3f);
   p = L::fma(p, r, L::broadcast(8.33333333e-3f));
   p = L::fma(p, r, L::broadcast(4.16666667e-2f));
@@ -364,17 +370,15 @@ void axpy(float a, std::span<const float> x, float* y) {
 template <class L>
 void scale(float a, std::span<float> y) {
   const auto factor = L::broadcast(a);
-  map1<L>(y.data(), y.size(), y.data(),
-          [factor](typename L::F v) { return L::mul(factor, v); });
+  map1<L>(y.data(), y.size(), y.data(), [factor](typename L::F v) { return L::mul(factor, v); });
 }
 
 template <class L>
 void rms_norm(std::span<const float> x, std::span<const float> weight, float eps, float* y) {
   const float mean = dot<L>(x, x) / static_cast<float>(x.size());
   const auto inverse = L::broadcast(1.0f / __builtin_sqrtf(mean + eps));
-  map2<L>(x.data(), weight.data(), x.size(), y, [inverse](typename L::F v, typename L::F w) {
-    return L::mul(L::mul(v, inverse), w);
-  });
+  map2<L>(x.data(), weight.data(), x.size(), y,
+          [inverse](typename L::F v, typename L::F w) { return L::mul(L::mul(v, inverse), w); });
 }
 
 template <class L>
@@ -409,8 +413,7 @@ void bf16_to_f32(std::span<const std::uint16_t> x, float* y) {
   if (i < x.size()) {
     std::uint16_t rest[kPanelRows] = {};
     std::memcpy(rest, x.data() + i, (x.size() - i) * sizeof(std::uint16_t));
-    store_partial<L>(y + i, x.size() - i,
-                     L::load_bf16(reinterpret_cast<const std::byte*>(rest)));
+    store_partial<L>(y + i, x.size() - i, L::load_bf16(reinterpret_cast<const std::byte*>(rest)));
   }
 }
 
@@ -427,7 +430,8 @@ float read_streams(std::span<const std::byte> bytes, std::size_t streams) {
   return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
 }
 
-// ---- Attention over rows of the latent cache ------------------------------------------------------
+// ---- Attention over rows of the latent cache
+// ------------------------------------------------------
 
 // scores[h * n + s] = scale * dot(q[h], rows[s]); H heads share each loaded row.
 template <class L, std::size_t H>

@@ -20,11 +20,16 @@ T load_at(std::span<const std::byte> bytes, std::size_t index) {
 
 std::size_t element_bytes(SourceFormat format) {
   switch (format) {
-    case SourceFormat::kF32: return 4;
-    case SourceFormat::kF16: return 2;
-    case SourceFormat::kBF16: return 2;
-    case SourceFormat::kFp8Block: return 1;
-    case SourceFormat::kInt4Group: return 0;  // half a byte; has its own path
+    case SourceFormat::kF32:
+      return 4;
+    case SourceFormat::kF16:
+      return 2;
+    case SourceFormat::kBF16:
+      return 2;
+    case SourceFormat::kFp8Block:
+      return 1;
+    case SourceFormat::kInt4Group:
+      return 0;  // half a byte; has its own path
   }
   return 0;
 }
@@ -45,12 +50,16 @@ float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
 float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const std::size_t index = row * m.cols + col;
   switch (m.format) {
-    case SourceFormat::kF32: return load_at<float>(m.weights, index);
-    case SourceFormat::kF16: return f16_to_float(load_at<std::uint16_t>(m.weights, index));
-    case SourceFormat::kBF16: return bf16_to_float(load_at<std::uint16_t>(m.weights, index));
+    case SourceFormat::kF32:
+      return load_at<float>(m.weights, index);
+    case SourceFormat::kF16:
+      return f16_to_float(load_at<std::uint16_t>(m.weights, index));
+    case SourceFormat::kBF16:
+      return bf16_to_float(load_at<std::uint16_t>(m.weights, index));
     case SourceFormat::kFp8Block:
       return e4m3_to_float(load_at<std::uint8_t>(m.weights, index)) * fp8_scale(m, row, col);
-    case SourceFormat::kInt4Group: return int4_value(m, row, col);
+    case SourceFormat::kInt4Group:
+      return int4_value(m, row, col);
   }
   return 0.0f;
 }
@@ -58,7 +67,7 @@ float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
 // The part of a source that one panel holds, seen as up to 16 rows x `cols` inputs.
 struct PanelSource {
   const SourceMatrix& matrix;
-  std::size_t row;   // of the source, or its column when transposed
+  std::size_t row;  // of the source, or its column when transposed
   std::size_t col;
   std::size_t rows;  // 1..16
   std::size_t cols;
@@ -101,7 +110,8 @@ void pack_f32(const PanelSource& s, std::span<std::byte> out) {
 void pack_fp8(const PanelSource& s, std::size_t block_offset, std::span<std::byte> out) {
   std::size_t offset = 0;
   for (std::size_t c = 0; c < s.cols;) {
-    const std::size_t block_end = (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
+    const std::size_t block_end =
+        (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
     const std::size_t end = std::min(block_end - block_offset, s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
       const float scale = fp8_scale(s.matrix, s.source_row(r, c), s.source_col(r, c));
@@ -185,23 +195,34 @@ void fill_padding(PackedFormat format, std::size_t n_groups, std::span<std::byte
 
 std::string_view name(PackedFormat format) {
   switch (format) {
-    case PackedFormat::kF32: return "f32";
-    case PackedFormat::kF16: return "f16";
-    case PackedFormat::kBF16: return "bf16";
-    case PackedFormat::kFp8: return "fp8";
-    case PackedFormat::kInt8: return "int8";
-    case PackedFormat::kInt4: return "int4";
+    case PackedFormat::kF32:
+      return "f32";
+    case PackedFormat::kF16:
+      return "f16";
+    case PackedFormat::kBF16:
+      return "bf16";
+    case PackedFormat::kFp8:
+      return "fp8";
+    case PackedFormat::kInt8:
+      return "int8";
+    case PackedFormat::kInt4:
+      return "int4";
   }
   return "?";
 }
 
 PackedFormat native_format(SourceFormat format) {
   switch (format) {
-    case SourceFormat::kF32: return PackedFormat::kF32;
-    case SourceFormat::kF16: return PackedFormat::kF16;
-    case SourceFormat::kBF16: return PackedFormat::kBF16;
-    case SourceFormat::kFp8Block: return PackedFormat::kFp8;
-    case SourceFormat::kInt4Group: return PackedFormat::kInt4;
+    case SourceFormat::kF32:
+      return PackedFormat::kF32;
+    case SourceFormat::kF16:
+      return PackedFormat::kF16;
+    case SourceFormat::kBF16:
+      return PackedFormat::kBF16;
+    case SourceFormat::kFp8Block:
+      return PackedFormat::kFp8;
+    case SourceFormat::kInt4Group:
+      return PackedFormat::kInt4;
   }
   return PackedFormat::kF32;
 }
@@ -216,15 +237,19 @@ std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block
   const std::size_t n_groups = groups(cols);
   const std::size_t scale_lines = (n_groups + 1) / 2 * kScaleLineBytes;
   switch (format) {
-    case PackedFormat::kF32: return cols * kPanelRows * 4;
+    case PackedFormat::kF32:
+      return cols * kPanelRows * 4;
     case PackedFormat::kF16:
-    case PackedFormat::kBF16: return cols * kPanelRows * 2;
+    case PackedFormat::kBF16:
+      return cols * kPanelRows * 2;
     case PackedFormat::kFp8: {
       const std::size_t blocks = cols == 0 ? 0 : (block_offset + cols - 1) / kFp8BlockSize + 1;
       return cols * kPanelRows + blocks * 64;
     }
-    case PackedFormat::kInt8: return n_groups * kInt8GroupBytes + scale_lines;
-    case PackedFormat::kInt4: return n_groups * kInt4GroupBytes + scale_lines;
+    case PackedFormat::kInt8:
+      return n_groups * kInt8GroupBytes + scale_lines;
+    case PackedFormat::kInt4:
+      return n_groups * kInt4GroupBytes + scale_lines;
   }
   return 0;
 }
@@ -241,7 +266,8 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
   const Range inputs = transposed ? rows : cols;
   const std::size_t first = lanes.begin + panel * kPanelRows;
   CHECK(first < lanes.end);
-  const PanelSource s{source,        first, inputs.begin, std::min(kPanelRows, lanes.end - first),
+  const PanelSource s{source,        first,
+                      inputs.begin,  std::min(kPanelRows, lanes.end - first),
                       inputs.size(), transposed};
   const std::size_t block_offset = format == PackedFormat::kFp8 ? inputs.begin % kFp8BlockSize : 0;
   CHECK(out.size() == panel_bytes(format, s.cols, block_offset));

@@ -26,15 +26,14 @@ float fp8_value(const std::byte* panel, std::size_t block_offset, std::size_t la
   const std::size_t block = (col + block_offset) / kFp8BlockSize;
   const std::size_t first_col = block == 0 ? 0 : block * kFp8BlockSize - block_offset;
   const std::size_t offset = first_col * kPanelRows + block * 64;
-  const auto bits = std::to_integer<std::uint8_t>(
-      panel[offset + 64 + (col - first_col) * kPanelRows + lane]);
+  const auto bits =
+      std::to_integer<std::uint8_t>(panel[offset + 64 + (col - first_col) * kPanelRows + lane]);
   return e4m3_to_float(bits) * load_f32(panel + offset + lane * 4);
 }
 
 float int_value(const std::byte* panel, bool int4, std::size_t lane, std::size_t col) {
   const std::size_t group = col / kGroup;
-  const IntGroupPlace place =
-      int_group_place(group, int4 ? kInt4GroupBytes : kInt8GroupBytes);
+  const IntGroupPlace place = int_group_place(group, int4 ? kInt4GroupBytes : kInt8GroupBytes);
   float column[kPanelRows];
   int_group_column(panel + place.weights, int4, col % kGroup, column);
   return column[lane] * bf16_to_float(load_u16(panel + place.scales + lane * 2));
@@ -50,14 +49,24 @@ void unpack_row(const PackedMatrix& m, std::size_t row, std::span<float> out) {
   for (std::size_t c = 0; c < m.cols; ++c) {
     const std::size_t index = c * kPanelRows + lane;
     switch (m.format) {
-      case PackedFormat::kF32: out[c] = load_f32(panel + index * 4); break;
-      case PackedFormat::kF16: out[c] = f16_to_float(load_u16(panel + index * 2)); break;
-      case PackedFormat::kBF16: out[c] = bf16_to_float(load_u16(panel + index * 2)); break;
+      case PackedFormat::kF32:
+        out[c] = load_f32(panel + index * 4);
+        break;
+      case PackedFormat::kF16:
+        out[c] = f16_to_float(load_u16(panel + index * 2));
+        break;
+      case PackedFormat::kBF16:
+        out[c] = bf16_to_float(load_u16(panel + index * 2));
+        break;
       case PackedFormat::kFp8:
         out[c] = fp8_value(panel, m.block_offset, lane, c);
         break;
-      case PackedFormat::kInt8: out[c] = int_value(panel, false, lane, c); break;
-      case PackedFormat::kInt4: out[c] = int_value(panel, true, lane, c); break;
+      case PackedFormat::kInt8:
+        out[c] = int_value(panel, false, lane, c);
+        break;
+      case PackedFormat::kInt4:
+        out[c] = int_value(panel, true, lane, c);
+        break;
     }
   }
 }

@@ -106,8 +106,11 @@ Json read_tools(FieldReader& fields) {
       inner.fail("name", "expected the function's name");
     }
     inner.object("parameters");
-    if (inner.error()) fields.fail(*inner.error());
-    functions.push_back(tool);
+    if (inner.error()) {
+      fields.fail(*inner.error());
+    } else {
+      functions.push_back(tool);
+    }
   }
   return functions;
 }

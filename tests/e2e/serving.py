@@ -51,13 +51,21 @@ def alive(pid):
         return False
 
 
-class Server:
-    """Started in the constructor; stop() or kill() ends it."""
+def is_worker(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")[1:2] == [b"worker"]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
-    def __init__(self, *arguments, model=EMBER, wait_ready=True):
+
+class Server:
+    """Started in the constructor. stop() ends it, kill() cleans up; both may be called."""
+
+    def __init__(self, *arguments, model=EMBER, port=0):
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [find_binary(), "serve", str(model), "--port", "0", *map(str, arguments)],
+            [find_binary(), "serve", str(model), "--port", str(port), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -65,8 +73,7 @@ class Server:
             env=clean_environment(),
         )
         self.port = self._read_port()
-        if wait_ready:
-            self.wait_ready()
+        self.wait_ready()
 
     def _read_port(self):
         if not select.select([self.process.stdout], [], [], 60)[0]:
@@ -93,8 +100,9 @@ class Server:
         wait_until(lambda: self.get("/health")[0] == 200, seconds, "the model is ready")
 
     def workers(self):
+        """Children by their command line: a sanitizer's helper is a child too."""
         with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
-            return [int(pid) for pid in file.read().split()]
+            return [int(pid) for pid in file.read().split() if is_worker(pid)]
 
     def worker(self):
         """The pid of the running worker; waits for it after a restart."""
@@ -114,9 +122,7 @@ class Server:
         """Ends it as a service manager would; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(seconds)
-        self.process.stdout.close()
-        return status
+        return self.process.wait(seconds)
 
     def kill(self):
         if self.process.poll() is None:

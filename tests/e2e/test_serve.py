@@ -37,6 +37,7 @@ class ServeTest(unittest.TestCase):
         worker = cls.server.worker()
         assert cls.server.stop() == 0, cls.server.read_log()
         assert not alive(worker), "the worker outlived the server"
+        cls.server.kill()
 
     def good(self, *prompt, **fields):
         status, answer = self.server.chat(*prompt, **fields)
@@ -455,9 +456,9 @@ class LifeTest(unittest.TestCase):
 
     def test_a_port_in_use_is_an_error(self):
         server = Server()
-        self.addCleanup(server.stop)
+        self.addCleanup(server.kill)
         with self.assertRaisesRegex(AssertionError, "cannot listen on 127.0.0.1 port"):
-            Server("--port", server.port)
+            Server(port=server.port)
 
 
 if __name__ == "__main__":

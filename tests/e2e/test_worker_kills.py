@@ -6,13 +6,16 @@ the tokens of an undisturbed run, none missing, none twice, and nothing leaks.
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import unittest
 
-from serving import Server, alive, collect, wait_until
+from serving import EMBER, Server, alive, collect, wait_until
 
 KILLS = 10
 N_STREAMS = 8
@@ -171,7 +174,8 @@ class WorkerKills(unittest.TestCase):
 
     def test_a_worker_that_always_dies_ends_the_server_with_its_reason(self):
         stream = self.server.stream("Tell me a story.", ignore_eos=True, temperature=0)
-        next(iter(stream))
+        chunks = iter(stream)
+        next(chunks)
         deadline = time.monotonic() + 60
         while self.server.process.poll() is None and time.monotonic() < deadline:
             for worker in self.server.workers():
@@ -179,15 +183,13 @@ class WorkerKills(unittest.TestCase):
             time.sleep(0.005)
         self.assertEqual(self.server.process.wait(10), 1)
         self.assertIn("killed by signal 9", self.server.read_log())
+        # The stream was told, and did not look finished.
+        rest = list(chunks)
         stream.close()
+        self.assertIn("killed by signal 9", rest[-1]["error"]["message"])
+        self.assertFalse(stream.done)
 
     def test_a_corrupt_model_is_an_error_at_the_start(self):
-        import pathlib
-        import shutil
-        import tempfile
-
-        from serving import EMBER
-
         folder = pathlib.Path(tempfile.mkdtemp(prefix="conclave-corrupt-"))
         self.addCleanup(shutil.rmtree, folder)
         for file in EMBER.iterdir():

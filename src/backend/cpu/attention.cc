@@ -17,8 +17,7 @@ std::size_t naive_rows_min(const model::ModelConfig& config) {
   return (config.kv_lora_rank * head + (latent - head) - 1) / (latent - head);
 }
 
-Attention::Attention(const model::ModelConfig& config, const CpuContext& context,
-                     std::size_t heads)
+Attention::Attention(const model::ModelConfig& config, const CpuContext& context, std::size_t heads)
     : config_(config),
       context_(context),
       heads_(heads),
@@ -133,8 +132,7 @@ void Attention::absorb_queries(const LayerWeights& w) {
 
 // One row, some heads, over all positions it sees: online softmax, a page at a time, in order.
 void Attention::attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
-                           std::size_t row, Range heads, const KvCache& cache,
-                           std::size_t thread) {
+                           std::size_t row, Range heads, const KvCache& cache, std::size_t thread) {
   ThreadScratch& scratch = scratch_[thread];
   const std::size_t latent = config_.kv_lora_rank;
   const std::size_t width = config_.kv_width();
@@ -189,8 +187,8 @@ void Attention::attend_absorbed(std::size_t layer, const KvCache& cache) {
     const std::size_t index = chunk / groups;
     const std::size_t row = absorbed_[index];
     const std::size_t begin = chunk % groups * group;
-    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads_)}, cache,
-               thread);
+    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads_)},
+               cache, thread);
   });
 }
 

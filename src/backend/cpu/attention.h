@@ -40,8 +40,7 @@ class Attention {
   void absorb_queries(const LayerWeights& weights);
   void attend_absorbed(std::size_t layer, const KvCache& cache);
   void attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
-                  std::size_t row, kernels::Range heads, const KvCache& cache,
-                  std::size_t thread);
+                  std::size_t row, kernels::Range heads, const KvCache& cache, std::size_t thread);
   void expand_values(const LayerWeights& weights);
 
   void attend_naive(std::size_t layer, const LayerWeights& weights, const Step& step,
@@ -55,7 +54,7 @@ class Attention {
     std::size_t n;          // positions
     std::size_t first_row;  // of the sequence's rows, the first that sees any of them
     std::size_t n_rows;
-    const float* latent;    // [n, kv_width]
+    const float* latent;  // [n, kv_width]
   };
   void naive_scores(const NaiveBlock& block, NaiveScratch& s) const;
   void naive_softmax(const NaiveBlock& block, std::size_t position, NaiveScratch& s) const;
@@ -67,15 +66,15 @@ class Attention {
   std::size_t naive_min_;
   model::RopeTable rope_;
 
-  std::vector<float> angles_;           // [R, rope]: cos and sin interleaved
+  std::vector<float> angles_;                     // [R, rope]: cos and sin interleaved
   std::vector<const SequenceRows*> sequence_of_;  // [R]
-  std::vector<std::size_t> absorbed_;   // rows of the step in absorbed form
-  Rows q_a_;                            // [R, q_lora]
-  std::vector<float> kv_a_;             // [R, kv_width]
-  std::vector<float> q_;                // [R, heads * qk_head_dim]
-  std::vector<float> q_latent_;         // [heads, absorbed, kv_width]
-  std::vector<float> o_latent_;         // [heads, absorbed, kv_lora]
-  Rows attended_;                       // [R, heads * v]
+  std::vector<std::size_t> absorbed_;             // rows of the step in absorbed form
+  Rows q_a_;                                      // [R, q_lora]
+  std::vector<float> kv_a_;                       // [R, kv_width]
+  std::vector<float> q_;                          // [R, heads * qk_head_dim]
+  std::vector<float> q_latent_;                   // [heads, absorbed, kv_width]
+  std::vector<float> o_latent_;                   // [heads, absorbed, kv_lora]
+  Rows attended_;                                 // [R, heads * v]
   std::vector<std::vector<float>> tiles_;
   struct ThreadScratch {
     Rows rows;

@@ -123,11 +123,10 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const model::ModelSource& sour
                                                   const LoadProgress& progress) {
   const model::ModelConfig& config = source.config();
   const kernels::Isa isa = TRY(kernels::choose_isa(options.isa));
-  KvCache cache = TRY(KvCache::create(config.n_layers, options.limits.pages, config.kv_width(),
-                                      options.exact));
+  KvCache cache =
+      TRY(KvCache::create(config.n_layers, options.limits.pages, config.kv_width(), options.exact));
   auto pool = std::make_unique<ThreadPool>(options.threads);
-  CpuWeights weights =
-      TRY(load_weights(source, slice, options.weights, arena, *pool, progress));
+  CpuWeights weights = TRY(load_weights(source, slice, options.weights, arena, *pool, progress));
   return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(
       config, slice, isa, options, std::move(pool), std::move(weights), std::move(cache)));
 }

@@ -126,15 +126,13 @@ void FeedForward::run_groups(const Rows& inputs, float* out) {
   });
   for (const Group& group : groups_) {
     if (!context_.rounds(group.weights->down)) continue;
-    context_.pool.parallel_for(inputs.size(), [&](std::size_t row, std::size_t) {
-      inner_.round_row(context_.ops, row);
-    });
+    context_.pool.parallel_for(
+        inputs.size(), [&](std::size_t row, std::size_t) { inner_.round_row(context_.ops, row); });
     break;
   }
   const std::size_t down_chunks = (config_.hidden_size + kChunkRows - 1) / kChunkRows;
-  context_.pool.parallel_for(down_chunks, [&](std::size_t chunk, std::size_t thread) {
-    down_chunk(chunk, thread, out);
-  });
+  context_.pool.parallel_for(
+      down_chunks, [&](std::size_t chunk, std::size_t thread) { down_chunk(chunk, thread, out); });
 }
 
 }  // namespace conclave::backend

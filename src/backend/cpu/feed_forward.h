@@ -55,7 +55,7 @@ class FeedForward {
   std::vector<std::size_t> row_of_;    // gathered row -> row of the step
   std::vector<float> weight_of_;       // gathered row -> routing weight, 1 for shared and dense
   Rows gathered_;
-  Rows inner_;                         // [gathered rows, widest intermediate size]
+  Rows inner_;  // [gathered rows, widest intermediate size]
   struct ThreadScratch {
     std::vector<float> gate, up;
   };

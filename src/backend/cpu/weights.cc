@@ -87,16 +87,19 @@ class Planner {
                                           planned.block_offset());
     planned.offset = reserve(planned.bytes);
     if (see_) see_(planned);
-    return {planned.format, planned.lanes(), planned.inputs(), planned.block_offset(),
+    return {planned.format,
+            planned.lanes(),
+            planned.inputs(),
+            planned.block_offset(),
             {base_ + planned.offset, planned.bytes}};
   }
 
   PackedMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) {
     const model::MatrixSlice part = slice_of(config_, slice_, weight);
     const SourceFormat format = source_.matrix(layer, weight, expert).format;
-    return place({.layer = layer, .weight = weight, .expert = expert, .rows = part.rows,
-                  .cols = part.cols},
-                 format);
+    return place(
+        {.layer = layer, .weight = weight, .expert = expert, .rows = part.rows, .cols = part.cols},
+        format);
   }
 
   // One head's share of kv_b: W_uk as its transpose, for the absorbed form, and W_uv as it is.
@@ -105,8 +108,11 @@ class Planner {
     const std::size_t begin = head * width + (key ? 0 : config_.qk_nope_head_dim);
     const std::size_t rows = key ? config_.qk_nope_head_dim : config_.v_head_dim;
     const SourceFormat format = source_.matrix(layer, Weight::kKvB).format;
-    return place({.layer = layer, .weight = Weight::kKvB, .expert = {},
-                  .rows = {begin, begin + rows}, .cols = {0, config_.kv_lora_rank},
+    return place({.layer = layer,
+                  .weight = Weight::kKvB,
+                  .expert = {},
+                  .rows = {begin, begin + rows},
+                  .cols = {0, config_.kv_lora_rank},
                   .transposed = key},
                  format);
   }

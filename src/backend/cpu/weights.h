@@ -19,14 +19,14 @@ struct FfnWeights {
 
 struct LayerWeights {
   std::vector<float> input_norm, post_attention_norm, q_a_norm, kv_a_norm;
-  kernels::PackedMatrix q;         // q_proj, or q_b_proj after q_a
-  kernels::PackedMatrix q_a;       // empty without q_lora
+  kernels::PackedMatrix q;    // q_proj, or q_b_proj after q_a
+  kernels::PackedMatrix q_a;  // empty without q_lora
   kernels::PackedMatrix kv_a;
   std::vector<kernels::PackedMatrix> key_up;    // per local head: W_uk transposed, [kv_lora, nope]
   std::vector<kernels::PackedMatrix> value_up;  // per local head: W_uv, [v, kv_lora]
   kernels::PackedMatrix o;
-  FfnWeights dense;                // dense layers only
-  kernels::PackedMatrix router;    // MoE layers only, from here on
+  FfnWeights dense;              // dense layers only
+  kernels::PackedMatrix router;  // MoE layers only, from here on
   std::vector<float> router_bias;
   FfnWeights shared;
   std::vector<FfnWeights> experts;

@@ -124,7 +124,8 @@ struct NeonLanes {
   }
   static B load_bytes(const std::byte* p) {
     B out;
-    for (int i = 0; i < 4; ++i) out.v[i] = vld1q_u8(reinterpret_cast<const std::uint8_t*>(p) + 16 * i);
+    for (int i = 0; i < 4; ++i)
+      out.v[i] = vld1q_u8(reinterpret_cast<const std::uint8_t*>(p) + 16 * i);
     return out;
   }
   static B low_nibbles(B b) {

@@ -54,8 +54,7 @@ struct ScalarLanes {
     return each([&bits](std::size_t i) { return f16_to_float(bits[i]); });
   }
   static F load_e4m3(const std::byte* p) {
-    return each(
-        [p](std::size_t i) { return e4m3_to_float(std::to_integer<std::uint8_t>(p[i])); });
+    return each([p](std::size_t i) { return e4m3_to_float(std::to_integer<std::uint8_t>(p[i])); });
   }
 
   static F fma(F a, F b, F c) {
@@ -86,8 +85,7 @@ struct ScalarLanes {
   // 2^n for shifted = 1.5 * 2^23 + n: n sits in the low bits of the float.
   static F pow2(F shifted) {
     return each([&](std::size_t i) {
-      return std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted.v[i]) << 23) +
-                                  0x3f800000u);
+      return std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted.v[i]) << 23) + 0x3f800000u);
     });
   }
   static float sum(F a) {
