@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <chrono>
+#include <span>
 
 #include "base/check.h"
 
@@ -34,21 +35,15 @@ bool spin_until(const Ready& ready) {
   return ready();
 }
 
-void pin(pthread_t thread, int core) {
+// Failure (a container that forbids it) costs speed only.
+void allow_cores(pthread_t thread, std::span<const int> cores) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  // Failure (a container that forbids it) costs speed only.
+  for (const int core : cores) CPU_SET(core, &set);
   (void)pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
-std::uint64_t ticket(std::uint32_t generation, std::uint32_t chunk) {
-  return (static_cast<std::uint64_t>(generation) << 32) | chunk;
-}
-
-}  // namespace
-
-std::vector<int> usable_cores() {
+std::vector<int> cores_of_this_thread() {
   std::vector<int> cores;
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -59,15 +54,28 @@ std::vector<int> usable_cores() {
   return cores;
 }
 
+std::uint64_t ticket(std::uint32_t generation, std::uint32_t chunk) {
+  return (static_cast<std::uint64_t>(generation) << 32) | chunk;
+}
+
+}  // namespace
+
+const std::vector<int>& usable_cores() {
+  // Asked once, before any pool narrows the calling thread to one core.
+  static const std::vector<int> cores = cores_of_this_thread();
+  return cores;
+}
+
 ThreadPool::ThreadPool(std::size_t threads) {
-  const std::vector<int> cores = usable_cores();
+  const std::span<const int> cores = usable_cores();
   if (threads == 0) threads = cores.size();
   const bool pinned = threads > 1 && threads <= cores.size();
   for (std::size_t i = 1; i < threads; ++i) {
     workers_.emplace_back([this, i] { work(i); });
-    if (pinned) pin(workers_.back().native_handle(), cores[i]);
+    // A new thread inherits its maker's cores, which another pool may have narrowed.
+    allow_cores(workers_.back().native_handle(), pinned ? cores.subspan(i, 1) : cores);
   }
-  if (pinned) pin(pthread_self(), cores[0]);
+  if (pinned) allow_cores(pthread_self(), cores.first(1));
 }
 
 ThreadPool::~ThreadPool() {

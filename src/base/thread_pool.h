@@ -63,7 +63,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-// The cores this process may run on.
-std::vector<int> usable_cores();
+// The cores this process may run on, as found at the first call.
+const std::vector<int>& usable_cores();
 
 }  // namespace conclave

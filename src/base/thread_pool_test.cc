@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -44,6 +45,21 @@ TEST(ThreadPool, WakesWorkersThatSleep) {
     });
     EXPECT_EQ(total.load(), 4);
   }
+}
+
+// A pool made by a thread that another pool has pinned must still use every core.
+TEST(ThreadPool, APoolDoesNotNarrowTheNext) {
+  if (usable_cores().size() < 2) GTEST_SKIP() << "needs two cores";
+  ThreadPool first(2);
+  ThreadPool second(2);
+  std::vector<int> cores(2);
+  std::atomic<int> arrived{0};
+  second.parallel_for(2, [&](std::size_t chunk, std::size_t) {
+    arrived.fetch_add(1);
+    while (arrived.load() < 2) std::this_thread::yield();  // holds each thread to one chunk
+    cores[chunk] = sched_getcpu();
+  });
+  EXPECT_NE(cores[0], cores[1]);
 }
 
 }  // namespace

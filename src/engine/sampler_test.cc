@@ -97,7 +97,7 @@ TEST(Sampler, DrawsFollowTheSoftmax) {
 TEST(Sampler, FilteredDrawsFollowTheRenormalisedSoftmax) {
   Case c{.logits = {0.0f, 1.0f, 2.0f, 1.5f, -1.0f, 0.5f}, .params = {.top_k = 3, .seed = 8}};
   std::vector<float> kept = c.logits;
-  for (const std::size_t id : {0, 4, 5}) kept[id] = -kInfinity;
+  for (const std::size_t id : {0u, 4u, 5u}) kept[id] = -kInfinity;
   expect_distribution(c, softmax(kept, 1.0));
 }
 

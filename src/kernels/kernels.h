@@ -146,7 +146,8 @@ struct Operations {
   void (*axpy)(float a, std::span<const float> x, float* y);         // y += a * x, by fma
   void (*scale)(float a, std::span<float> y);                        // y *= a
 
-  // Reads `bytes` as `streams` regions, 64 bytes of each in turn: the yardstick of memory speed.
+  // Reads `bytes` as `streams` (1, 2, 4 or 8) regions, a line of each in turn: the yardstick of
+  // memory speed.
   float (*read_streams)(std::span<const std::byte> bytes, std::size_t streams);
 
   void (*bf16_to_f32)(std::span<const std::uint16_t> x, float* y);

@@ -51,7 +51,9 @@ void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_
   for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
   for (std::size_t c = 0; c < cols; ++c) {
     for (std::size_t p = 0; p < P; ++p) {
-      const auto w = Column::load(panel + p * panel_bytes + c * Column::kBytes);
+      const std::byte* column = panel + p * panel_bytes + c * Column::kBytes;
+      if (c * Column::kBytes % 64 == 0) L::prefetch(column + kPrefetchBytes);
+      const auto w = Column::load(column);
       for (std::size_t t = 0; t < T; ++t) acc[p][t] = L::fma(w, L::broadcast(in[t][c]), acc[p][t]);
     }
   }
@@ -85,7 +87,9 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
       typename L::F sum[T];
       for (std::size_t t = 0; t < T; ++t) sum[t] = kExact ? acc[p][t] : L::zero();
       for (std::size_t k = c; k < end; ++k) {
-        auto w = L::load_e4m3(block + 64 + (k - c) * kPanelRows);
+        const std::byte* column = block + 64 + (k - c) * kPanelRows;
+        if (k % 4 == 0) L::prefetch(column + kPrefetchBytes);
+        auto w = L::load_e4m3(column);
         if constexpr (kExact) w = L::mul(w, scale);
         for (std::size_t t = 0; t < T; ++t) sum[t] = L::fma(w, L::broadcast(in[t][k]), sum[t]);
       }
@@ -151,8 +155,9 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
     const IntGroupPlace place = int_group_place(g, Group::kBytes);
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* base = panel + p * panel_bytes;
-      L::prefetch(base + place.weights + kPrefetchBytes);
-      if constexpr (Group::kBytes > 256) L::prefetch(base + place.weights + kPrefetchBytes + 256);
+      for (std::size_t line = 0; line < Group::kBytes + 32; line += 64) {
+        L::prefetch(base + place.weights + kPrefetchBytes + line);
+      }
       const Group w(base + place.weights);
       const auto s_w = L::load_bf16(base + place.scales);
       for (std::size_t t = 0; t < T; ++t) {
@@ -417,17 +422,37 @@ void bf16_to_f32(std::span<const std::uint16_t> x, float* y) {
   }
 }
 
-template <class L>
-float read_streams(std::span<const std::byte> bytes, std::size_t streams) {
-  const std::size_t region = bytes.size() / streams / 64 * 64;
-  typename L::F sums[4] = {L::zero(), L::zero(), L::zero(), L::zero()};
-  for (std::size_t offset = 0; offset < region; offset += 64) {
-    for (std::size_t s = 0; s < streams; ++s) {
-      const std::byte* line = bytes.data() + s * region + offset;
-      sums[s % 4] = L::add(sums[s % 4], L::load(reinterpret_cast<const float*>(line)));
+// One line of each of S regions in turn; S is fixed, so that the sums stay in registers.
+template <class L, std::size_t S>
+float read_fixed_streams(std::span<const std::byte> bytes) {
+  constexpr std::size_t kUnroll = S < 4 ? 4 / S : 1;  // sums enough to hide an add's latency
+  constexpr std::size_t kStep = kUnroll * 64;
+  const std::size_t region = bytes.size() / S / kStep * kStep;
+  typename L::F sums[S * kUnroll];
+  for (auto& sum : sums) sum = L::zero();
+  for (std::size_t offset = 0; offset < region; offset += kStep) {
+    for (std::size_t i = 0; i < S * kUnroll; ++i) {
+      const std::byte* line = bytes.data() + i % S * region + offset + i / S * 64;
+      sums[i] = L::add(sums[i], L::load(reinterpret_cast<const float*>(line)));
     }
   }
-  return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
+  auto total = L::zero();
+  for (const auto& sum : sums) total = L::add(total, sum);
+  return L::sum(total);
+}
+
+template <class L>
+float read_streams(std::span<const std::byte> bytes, std::size_t streams) {
+  switch (streams) {
+    case 1:
+      return read_fixed_streams<L, 1>(bytes);
+    case 2:
+      return read_fixed_streams<L, 2>(bytes);
+    case 4:
+      return read_fixed_streams<L, 4>(bytes);
+    default:
+      return read_fixed_streams<L, 8>(bytes);
+  }
 }
 
 // ---- Attention over rows of the latent cache
