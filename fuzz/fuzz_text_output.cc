@@ -42,7 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static const text::TextModel model = text::byte_model("");
   std::vector<conclave::TokenId> ids;
   for (std::size_t i = 0; i + 1 < size; i += 2) {
-    ids.push_back({static_cast<std::uint32_t>((data[i] | data[i + 1] << 8) % text::kFuzzVocab)});
+    const std::uint32_t number = data[i] + 256u * data[i + 1];
+    ids.push_back({static_cast<std::uint32_t>(number % text::kFuzzVocab)});
   }
   const std::size_t n_prompt = std::min<std::size_t>(ids.size(), size % 4);
   const std::span<const conclave::TokenId> all(ids);

@@ -27,7 +27,7 @@ long_tsan() {
 long_fuzz() {
   local name targets started status limit=${CONCLAVE_LONG_FUZZ_S:-600}
   mapfile -t targets < <(fuzz_targets)
-  build_tree fuzz "${targets[@]}"
+  build_tree asan "${targets[@]}"
   step "fuzzers: $limit s each"
   for name in $(fuzzers); do
     started=$SECONDS status=0

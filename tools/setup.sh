@@ -4,7 +4,7 @@
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold pkg-config ca-certificates python3 python3-numpy
   libboost1.81-dev libprotobuf-dev protobuf-compiler nlohmann-json3-dev libsimdjson-dev
-  libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libssl-dev libgtest-dev libgmock-dev
+  libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libgtest-dev libgmock-dev
 )
 readonly TEST_PACKAGES=(
   g++-aarch64-linux-gnu qemu-user clang clang-format clang-tidy libclang-rt-14-dev

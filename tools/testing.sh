@@ -51,9 +51,9 @@ fuzz_targets() { fuzzers | sed 's/^/fuzz_/'; }
 
 # fuzz_arguments NAME: what every run of a fuzzer gets. New inputs stay in build/.
 fuzz_arguments() {
-  mkdir -p "build/fuzz/corpus/$1" build/fuzz/found
-  printf '%s\n' "-artifact_prefix=build/fuzz/found/$1-" -timeout=20 -rss_limit_mb=4096 \
-    -print_final_stats=1 "build/fuzz/corpus/$1"
+  mkdir -p "build/asan/corpus/$1" build/asan/found
+  printf '%s\n' "-artifact_prefix=build/asan/found/$1-" -timeout=20 -rss_limit_mb=4096 \
+    -print_final_stats=1 "build/asan/corpus/$1"
   [[ ! -d fuzz/corpus/$1 ]] || printf '%s\n' "fuzz/corpus/$1"
 }
 
@@ -62,7 +62,7 @@ fuzz_one() {
   local log="build/logs/fuzz-$1.log" status=0 arguments
   mapfile -t arguments < <(fuzz_arguments "$1")
   rm -f "$log"
-  logged "$log" "build/fuzz/fuzz_$1" "-max_total_time=$2" "${arguments[@]}" || status=$?
+  logged "$log" "build/asan/fuzz_$1" "-max_total_time=$2" "${arguments[@]}" || status=$?
   FUZZ_RUNS=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
   FUZZ_RUNS=${FUZZ_RUNS:-0}
   if ((status == 0 && FUZZ_RUNS > 0)); then

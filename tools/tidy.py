@@ -23,6 +23,13 @@ EXCEPTIONS_ALLOWED = {
 # file or folder/ -> the test that covers it, when it is not the _test.cc beside it.
 TESTED_BY = {
     "src/kernels/": "src/kernels/kernels_test.cc",  # one table of operations, every instruction set
+    # The backend's parts are tested through its operations, which state the equalities that count.
+    "src/backend/arena.cc": "src/backend/backend_test.cc",
+    "src/backend/probe.cc": "src/backend/backend_test.cc",
+    "src/backend/cpu/": "src/backend/backend_test.cc",
+    # Processes need processes.
+    "src/cluster/worker_main.cc": "tests/e2e/test_worker_kills.py",
+    "src/server/serve.cc": "tests/e2e/test_serve.py",
     # The commands of the program are tested as processes.
     "src/apps/bench_command.cc": "tests/e2e/test_cli.py",
     "src/apps/inspect_command.cc": "tests/e2e/test_cli.py",

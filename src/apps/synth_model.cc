@@ -9,7 +9,7 @@ using Json = nlohmann::ordered_json;
 using model::ModelConfig;
 using model::RouterKind;
 
-// What Kimi K2 and DeepSeek V2 and V3 have in common. models.md 1.1 and 1.2.
+// What Kimi K2 and DeepSeek V2 and V3 have in common. docs/models.md 1.1 and 1.2.
 ModelConfig mla_config() {
   ModelConfig c;
   c.kv_lora_rank = 512;

@@ -38,7 +38,8 @@ struct SynthModel {
   std::uint64_t seed = 0;
 };
 
-// The last 256 ids of the vocabulary are Kimi's special tokens, in Kimi's order (models.md 6.1).
+// The last 256 ids of the vocabulary are Kimi's special tokens, in Kimi's order
+// (docs/models.md 6.1).
 inline constexpr std::size_t kSpecialTokens = 256;
 inline constexpr std::size_t kByteTokens = 256;
 

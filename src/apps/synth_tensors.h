@@ -1,4 +1,4 @@
-// The tensors of a synthetic checkpoint: official names and shapes (models.md 4.2, 4.3).
+// The tensors of a synthetic checkpoint: official names and shapes (docs/models.md 4.2, 4.3).
 #pragma once
 
 #include <array>

@@ -33,7 +33,7 @@ std::uint64_t total_bytes(const std::map<std::string, SynthTensor>& table) {
   return total;
 }
 
-// models.md 4.2, the listing of a real header.
+// docs/models.md 4.2, the listing of a real header.
 TEST(TensorTable, KimiK2AsPublished) {
   SynthRequest request;
   request.like = "kimi-k2";
@@ -65,7 +65,7 @@ TEST(TensorTable, KimiK2AsPublished) {
   expect_tensor(table, expert + "down_proj.weight_shape", {2}, DType::kI32);
   EXPECT_EQ(table.at(expert + "down_proj.weight_shape").logical,
             (std::array<std::int32_t, 2>{7168, 2048}));
-  // models.md 10: all text tensors of the published checkpoint, to the byte.
+  // docs/models.md 10: all text tensors of the published checkpoint, to the byte.
   EXPECT_EQ(total_bytes(table), 594'205'904'896u);
 }
 

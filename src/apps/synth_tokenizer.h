@@ -1,4 +1,4 @@
-// The tokenizer of a synthetic checkpoint, in Kimi's file formats (models.md 6.1).
+// The tokenizer of a synthetic checkpoint, in Kimi's file formats (docs/models.md 6.1).
 #pragma once
 
 #include <cstddef>

@@ -42,8 +42,8 @@ struct SequenceRows {
 };
 
 // One forward pass over rows of many sequences. At most one SequenceRows per sequence.
-// A sequence's form of attention depends on its own n_rows alone (design.md 4), so results do not
-// depend on which other sequences share the step.
+// A sequence's form of attention depends on its own n_rows alone (docs/design.md 4), so results do
+// not depend on which other sequences share the step.
 struct Step {
   std::span<const TokenId> tokens;           // [R]
   std::span<const SequenceRows> sequences;   // in row order, covering all rows
@@ -124,7 +124,7 @@ using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)
 struct CpuOptions {
   std::string isa = {};     // "" for the fastest
   std::size_t threads = 0;  // 0: one per core
-  bool exact = false;       // the exact path of design.md 4
+  bool exact = false;       // the exact path of docs/design.md 4
   model::WeightsMode weights = model::WeightsMode::kNative;
   Limits limits = {};
 };

@@ -1,4 +1,4 @@
-// The CPU backend on Ember: the equalities that design.md 3 and 7 promise.
+// The CPU backend on Ember: the equalities that docs/design.md 3 and 7 promise.
 #include "backend/backend.h"
 
 #include <gtest/gtest.h>

@@ -11,8 +11,8 @@
 // Rows: every request with a new token gets its decode row first. Then come prefill chunks, at
 // most `chunk_tokens` rows of them in a step, in turn among the prompts that are being read. A
 // chunk is never cut to fill a gap: chunks lie at fixed multiples from the prompt's start, because
-// the form of attention, and so the low bits of the result, depend on the chunk (design.md 4). A
-// chunk that finds no room beside the decode rows goes first in the next step.
+// the form of attention, and so the low bits of the result, depend on the chunk (docs/design.md 4).
+// A chunk that finds no room beside the decode rows goes first in the next step.
 #pragma once
 
 #include <cstddef>

@@ -55,7 +55,7 @@ struct Tensor {
 std::string shape_text(std::span<const std::size_t> shape);  // "[2048, 896]"
 
 // The header of one safetensors file, checked: every range inside the file, dtype x shape equal to
-// its length, no overlap, no gap, no duplicate name. models.md 4.1.
+// its length, no overlap, no gap, no duplicate name. docs/models.md 4.1.
 // `label` names the file in errors.
 Result<std::vector<Tensor>> parse_safetensors(std::span<const std::byte> file,
                                               std::string_view label);

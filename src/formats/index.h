@@ -1,4 +1,4 @@
-// `model.safetensors.index.json`: which shard holds which tensor. models.md 4.1.
+// `model.safetensors.index.json`: which shard holds which tensor. docs/models.md 4.1.
 #pragma once
 
 #include <cstddef>

@@ -9,7 +9,7 @@
 namespace conclave::kernels {
 
 Operations scalar_operations();
-std::optional<Operations> avx2_operations();    // nullopt where this machine lacks AVX2, FMA, F16C
+std::optional<Operations> avx2_operations();    // nullopt where this machine lacks AVX2 or FMA
 std::optional<Operations> avx512_operations();  // nullopt where it lacks AVX-512 F/BW/DQ/VL/VNNI
 std::optional<Operations> neon_operations();    // nullopt where it lacks the dot product
 

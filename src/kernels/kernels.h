@@ -4,7 +4,7 @@
 // one panel is one sequential read stream, and a kernel walks several panels at a time, because one
 // stream per core does not saturate memory.
 //
-// Two specifications, both in scalar/ and in plain loops (design.md 4):
+// Two specifications, both in scalar/ and in plain loops (docs/design.md 4):
 //   exact: weights dequantised to float32 without rounding, float32 activations,
 //          acc = fma(w, x, acc) over the inputs in ascending order.
 //   fast:  int8 and int4 weights meet activations rounded to int8 in groups of 32 inputs:

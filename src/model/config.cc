@@ -22,7 +22,7 @@ constexpr NumberLimits kEpsilon{1e-12, 1e-2};
 constexpr NumberLimits kScalingFactor{1e-6, 1e6};
 
 // The epsilon of q_a_layernorm and kv_a_layernorm: their modules are made with the class default,
-// whatever rms_norm_eps says. models.md 2.1.
+// whatever rms_norm_eps says. docs/models.md 2.1.
 constexpr float kInnerNormEps = 1e-6f;
 
 struct Family {

@@ -61,7 +61,7 @@ Result<void> check_router(const Fields& fields, const ModelConfig& config) {
     return fields.invalid("n_group", "a divisor of " + experts);
   }
   const std::size_t per_group = config.n_experts / config.n_group;
-  // A group's score is the sum of its two best experts. models.md 2.6.
+  // A group's score is the sum of its two best experts. docs/models.md 2.6.
   if (config.router == RouterKind::kSigmoidBiased && config.n_group > 1 && per_group < 2) {
     return fields.invalid("n_group", "at least 2 experts a group, of " + experts);
   }
@@ -71,7 +71,7 @@ Result<void> check_router(const Fields& fields, const ModelConfig& config) {
                                                      " experts in the groups that are kept");
   }
   // The published V2 either normalises or scales; other code does both. Where both would matter
-  // there is no right answer. models.md 2.7.
+  // there is no right answer. docs/models.md 2.7.
   if (config.router != RouterKind::kSigmoidBiased && config.norm_topk_prob &&
       config.routed_scaling_factor != 1.0f) {
     return fields.not_supported("routed_scaling_factor", "1 where norm_topk_prob is true");

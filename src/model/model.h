@@ -47,7 +47,7 @@ struct RopeConfig {
   bool operator==(const RopeConfig&) const = default;
 };
 
-// models.md section 1; names as in config.json. Sizes in elements.
+// docs/models.md section 1; names as in config.json. Sizes in elements.
 struct ModelConfig {
   std::string architecture;  // "DeepseekV3ForCausalLM"
   std::string model_type;    // "kimi_k2"
@@ -74,7 +74,7 @@ struct ModelConfig {
   std::size_t v_head_dim = 0;
   bool rope_interleaved = true;
   float rms_norm_eps = 1e-6f;
-  float inner_norm_eps = 1e-6f;  // q_a_layernorm, kv_a_layernorm: models.md 2.1
+  float inner_norm_eps = 1e-6f;  // q_a_layernorm, kv_a_layernorm: docs/models.md 2.1
   RopeConfig rope;
   std::size_t max_positions = 0;
   std::vector<std::uint32_t> eos_token_ids;
@@ -88,12 +88,12 @@ struct ModelConfig {
   std::size_t shared_intermediate_size() const { return n_shared_experts * moe_intermediate_size; }
 };
 
-// `config.json` of a checkpoint folder, nested `text_config` included. models.md 1.1.
+// `config.json` of a checkpoint folder, nested `text_config` included. docs/models.md 1.1.
 Result<ModelConfig> read_config(const std::filesystem::path& dir);
 // The same from text; `label` names the source in errors.
 Result<ModelConfig> parse_config(std::string_view json, std::string_view label);
 
-// Rotary frequencies [qk_rope_head_dim / 2] and the two YaRN factors. models.md section 3.
+// Rotary frequencies [qk_rope_head_dim / 2] and the two YaRN factors. docs/models.md section 3.
 struct RopeTable {
   std::vector<double> inv_freq;
   double rotation_scale = 1.0;  // multiplies cos and sin
@@ -128,7 +128,7 @@ enum class Weight : std::uint8_t {
 
 enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kFinal };
 
-// Which part of the model one rank holds. A zero-width range is legal. design.md 3.
+// Which part of the model one rank holds. A zero-width range is legal. docs/design.md 3.
 struct Slice {
   Range heads;            // of n_heads
   Range expert_columns;   // of moe_intermediate_size, in units of 32

@@ -1,5 +1,5 @@
 // How checkpoints name tensors, and the named list of those that we leave alone.
-// models.md 4.2, 4.3.
+// docs/models.md 4.2, 4.3.
 #pragma once
 
 #include <string>

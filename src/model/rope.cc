@@ -7,7 +7,8 @@
 namespace conclave::model {
 namespace {
 
-// YaRN's attention temperature. Equation numbers differ between papers; models.md 3 is the source.
+// YaRN's attention temperature. Equation numbers differ between papers; docs/models.md 3 is the
+// source.
 double amplitude(double factor, double mscale) {
   return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }

@@ -7,7 +7,7 @@
 namespace conclave::model {
 namespace {
 
-// The text parameters of Kimi K2, which its publisher rounds to 1.04 T. models.md 1.1.
+// The text parameters of Kimi K2, which its publisher rounds to 1.04 T. docs/models.md 1.1.
 TEST(Shapes, KimiK2HasTheKnownNumberOfParameters) {
   ModelConfig config;
   config.vocab_size = 163840;

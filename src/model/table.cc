@@ -115,7 +115,7 @@ class TableBuilder {
     return experts;
   }
 
-  // Which format it is, the names of the tensors say. models.md 5.1.
+  // Which format it is, the names of the tensors say. docs/models.md 5.1.
   Result<Linear> take_linear(LayerId layer, Weight weight, ExpertId expert = {}) {
     const std::string name = linear_name(description_, layer, weight, expert);
     if (checkpoint_.find(name + ".weight_packed") != nullptr) return take_int4(name, weight);

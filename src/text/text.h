@@ -70,7 +70,7 @@ class StopStrings {
   std::string held_;
 };
 
-// One piece of a model's answer. models.md 7.3 and 7.4.
+// One piece of a model's answer. docs/models.md 7.3 and 7.4.
 struct OutputEvent {
   enum class Kind {
     kReasoning,      // text
@@ -155,10 +155,10 @@ class TextModel {
   // True for tokens users should not see (`special: true` in tokenizer_config.json).
   bool hidden(TokenId id) const;
 
-  // The ids that end an answer: generation_config, config, tokenizer_config, template (models.md
-  // 8).
+  // The ids that end an answer: generation_config, config, tokenizer_config, template
+  // (docs/models.md 8).
   const std::vector<TokenId>& stop_ids() const;
-  // Ids that must never be sampled: reserved, padding, unknown, media (models.md 11.30).
+  // Ids that must never be sampled: reserved, padding, unknown, media (docs/models.md 11.30).
   const std::vector<TokenId>& banned_ids() const;
   // "temperature", "top_p", ... of generation_config.json, or an empty object.
   const Json& generation_defaults() const;

@@ -48,7 +48,7 @@ void Attention::begin_step(const Step& step) {
   for (auto& tile : tiles_) tile.resize(n_rows * kChunkRows);
 }
 
-// Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. models.md 2.5.
+// Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. docs/models.md 2.5.
 void Attention::rotate(std::size_t row, std::span<float> x) const {
   const std::size_t half = x.size() / 2;
   const float* angle = angles_.data() + row * half * 2;
@@ -102,7 +102,7 @@ void Attention::write_cache(std::size_t layer, const LayerWeights& w, KvCache& c
   });
 }
 
-// q_latent[h, i] = [W_uk[h]^T q_nope | q_pe]. models.md 2.4.
+// q_latent[h, i] = [W_uk[h]^T q_nope | q_pe]. docs/models.md 2.4.
 void Attention::absorb_queries(const LayerWeights& w) {
   const std::size_t n = absorbed_.size();
   const std::size_t nope = config_.qk_nope_head_dim;

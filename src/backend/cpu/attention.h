@@ -1,4 +1,4 @@
-// Multi-head latent attention on the CPU. models.md 2.3 to 2.5. Private to backend/cpu.
+// Multi-head latent attention on the CPU. docs/models.md 2.3 to 2.5. Private to backend/cpu.
 #pragma once
 
 #include <span>

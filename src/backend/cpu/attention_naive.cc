@@ -1,5 +1,6 @@
-// The decompressed form of latent attention, for large prefill chunks (models.md 2.3): keys and
-// values of one head are made from the latent cache a page at a time, never for the whole context.
+// The decompressed form of latent attention, for large prefill chunks (docs/models.md 2.3): keys
+// and values of one head are made from the latent cache a page at a time, never for the whole
+// context.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

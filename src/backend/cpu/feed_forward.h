@@ -1,4 +1,4 @@
-// The router and the feed-forward blocks on the CPU. models.md 2.2, 2.6, 2.7. Private to
+// The router and the feed-forward blocks on the CPU. docs/models.md 2.2, 2.6, 2.7. Private to
 // backend/cpu.
 #pragma once
 

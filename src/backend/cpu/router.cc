@@ -53,7 +53,7 @@ std::vector<std::size_t> best_of(std::span<const float> values, std::size_t k) {
   return order;
 }
 
-// Losing groups can never be chosen: -inf, not 0 (models.md 2.6).
+// Losing groups can never be chosen: -inf, not 0 (docs/models.md 2.6).
 void mask_losing_groups(const model::ModelConfig& config, std::span<float> choice) {
   const std::size_t size = choice.size() / config.n_group;
   std::vector<float> by_group(config.n_group);
@@ -92,7 +92,7 @@ void choose_experts(const model::ModelConfig& config, const kernels::Operations&
     weights[k] = scores[ids[k].value];
     sum += weights[k];
   }
-  // V2 scales only where it does not normalise; V3 does both (models.md 2.6, 2.7).
+  // V2 scales only where it does not normalise; V3 does both (docs/models.md 2.6, 2.7).
   const bool sigmoid = config.router == RouterKind::kSigmoidBiased;
   for (float& weight : weights) {
     if (config.norm_topk_prob) weight /= sum + 1e-20f;

@@ -24,7 +24,7 @@ Choice choose(const model::ModelConfig& config, std::vector<float> logits, std::
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-// The vector of models.md 12: the bias chooses, the unbiased sigmoid weighs.
+// The vector of docs/models.md 2.6: the bias chooses, the unbiased sigmoid weighs.
 TEST(Router, BiasSelectsAndUnbiasedScoresWeigh) {
   model::ModelConfig config;
   config.n_experts = 4;

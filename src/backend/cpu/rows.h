@@ -14,7 +14,7 @@ namespace conclave::backend {
 struct CpuContext {
   const kernels::Operations& ops;
   ThreadPool& pool;
-  bool exact;  // the exact path of design.md 4
+  bool exact;  // the exact path of docs/design.md 4
 
   // Whether activations must be rounded to int8 before they meet this matrix.
   bool rounds(const kernels::PackedMatrix& w) const {
