@@ -44,9 +44,9 @@ class Planner {
   Planner(const model::ModelSource& source, const model::Slice& slice, model::WeightsMode mode)
       : source_(source), config_(source.config()), slice_(slice), mode_(mode) {}
 
-  // `see` is called with each planned matrix and the view it will have at `base`.
-  CpuWeights walk(std::byte* base, const std::function<void(const Planned&)>& see) {
-    base_ = base;
+  // `see` is called with each planned matrix. An empty `arena` only counts: views are empty then.
+  CpuWeights walk(std::span<std::byte> arena, const std::function<void(const Planned&)>& see) {
+    arena_ = arena;
     see_ = see;
     CpuWeights weights;
     if (slice_.embedding) weights.embedding = embedding();
@@ -69,12 +69,18 @@ class Planner {
     return offset;
   }
 
+  std::span<const std::byte> view(std::size_t offset, std::size_t bytes) const {
+    if (arena_.empty()) return {};
+    CHECK(offset + bytes <= arena_.size());
+    return arena_.subspan(offset, bytes);
+  }
+
   // Read one row at a time, so it stays row-major, its bytes as in the file.
   SourceMatrix embedding() {
     SourceMatrix m = source_.matrix({}, Weight::kEmbedding);
     CHECK(m.scales.empty());
     const std::size_t offset = reserve(m.weights.size());
-    m.weights = {base_ + offset, m.weights.size()};
+    m.weights = view(offset, m.weights.size());
     return m;
   }
 
@@ -87,11 +93,8 @@ class Planner {
                                           planned.block_offset());
     planned.offset = reserve(planned.bytes);
     if (see_) see_(planned);
-    return {planned.format,
-            planned.lanes(),
-            planned.inputs(),
-            planned.block_offset(),
-            {base_ + planned.offset, planned.bytes}};
+    return {planned.format, planned.lanes(), planned.inputs(), planned.block_offset(),
+            view(planned.offset, planned.bytes)};
   }
 
   PackedMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) {
@@ -154,7 +157,7 @@ class Planner {
   const model::ModelConfig& config_;
   const model::Slice& slice_;
   model::WeightsMode mode_;
-  std::byte* base_ = nullptr;
+  std::span<std::byte> arena_;
   std::function<void(const Planned&)> see_;
   std::size_t end_ = 0;
   std::uint64_t key_ = 0;
@@ -195,7 +198,7 @@ bool same_tensor(const Planned& a, const Planned& b) {
 std::size_t planned_bytes(const model::ModelSource& source, const model::Slice& slice,
                           model::WeightsMode mode) {
   Planner planner(source, slice, mode);
-  (void)planner.walk(nullptr, nullptr);
+  (void)planner.walk({}, nullptr);
   return planner.bytes();
 }
 
@@ -205,8 +208,8 @@ Result<CpuWeights> load_weights(const model::ModelSource& source, const model::S
   std::vector<Planned> plan;
   Planner planner(source, slice, mode);
   std::byte* base = arena.bytes().data();
-  CpuWeights weights = planner.walk(base, [&plan](const Planned& p) { plan.push_back(p); });
-  CHECK(planner.bytes() <= arena.bytes().size());
+  CpuWeights weights =
+      planner.walk(arena.bytes(), [&plan](const Planned& p) { plan.push_back(p); });
   load_norms(source, weights);
   const std::uint64_t key = hash_combine(planner.key(), source.fingerprint()) | 1u;
   if (arena.filled_key() == key) return weights;
