@@ -39,6 +39,9 @@ struct SequenceRows {
   std::size_t n_rows = 0;
   std::size_t position = 0;          // of the first row
   std::span<const PageIndex> pages;  // covers positions [0, position + n_rows)
+  // The rows are an answer's, replayed together after a restart (or, later, verified together):
+  // each gets the bits that it would get alone.
+  bool decode = false;
 };
 
 // One forward pass over rows of many sequences. At most one SequenceRows per sequence.
@@ -118,7 +121,7 @@ class WeightArena {
   std::size_t size_ = 0;
 };
 
-// bytes done, bytes in all; called from the loading thread a few times a second.
+// bytes done, bytes in all; called from the loading thread after each matrix.
 using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 struct CpuOptions {

@@ -52,6 +52,7 @@ struct Part {
   std::vector<TokenId> tokens;
   std::size_t position = 0;
   std::vector<PageIndex> pages;
+  bool decode = false;
 };
 
 // Runs one step over the ranks' backends, adding their partial sums in rank order as the exchange
@@ -60,7 +61,8 @@ std::vector<float> run(std::vector<Node>& ranks, const std::vector<Part>& parts)
   std::vector<TokenId> tokens;
   std::vector<SequenceRows> sequences;
   for (const Part& part : parts) {
-    sequences.push_back({tokens.size(), part.tokens.size(), part.position, part.pages});
+    sequences.push_back(
+        {tokens.size(), part.tokens.size(), part.position, part.pages, part.decode});
     tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
   }
   std::vector<std::uint32_t> rows(tokens.size());
@@ -166,6 +168,26 @@ TEST(CpuBackend, ChunksAndDecodeAgreeWithPrefillAtOnce) {
     }
     EXPECT_LT(relative_error(logits, at_once), 1e-4) << "chunk " << chunk;
   }
+}
+
+// What a restarted request relies on: its answer, replayed many rows at a time, gets the bits that
+// it got one row at a time. 150 rows would take the naive form as a prefill chunk.
+TEST(CpuBackend, ReplayedRowsGetTheBitsOfDecode) {
+  const std::vector<TokenId> prompt = some_tokens(30, 8);
+  const std::vector<TokenId> answer = some_tokens(150, 9);
+  const std::vector<PageIndex> pages = {1, 0, 3};
+  std::vector<Node> ranks;
+  ranks.push_back(make_node({}));
+  (void)run(ranks, {{prompt, 0, pages}});
+  std::vector<float> one_by_one;
+  for (std::size_t i = 0; i < answer.size(); ++i) {
+    const std::vector<float> row = run(ranks, {{{answer[i]}, 30 + i, pages, true}});
+    one_by_one.insert(one_by_one.end(), row.begin(), row.end());
+  }
+  std::vector<Node> restarted;
+  restarted.push_back(make_node({}));
+  (void)run(restarted, {{prompt, 0, pages}});
+  EXPECT_EQ(one_by_one, run(restarted, {{answer, 30, pages, true}}));
 }
 
 TEST(CpuBackend, UnevenSlicesAddUpToTheWholeModel) {

@@ -92,7 +92,7 @@ bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
     const auto chunk = static_cast<std::uint32_t>(seen);
     const Function function = function_.load(std::memory_order_relaxed);
     const void* context = context_.load(std::memory_order_relaxed);
-    if (chunk >= n_chunks_.load(std::memory_order_relaxed)) return false;
+    if (chunk >= n_chunks_.load(std::memory_order_acquire)) return false;
     if (ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
                                       std::memory_order_acquire)) {
       function(context, chunk, thread);
@@ -118,7 +118,8 @@ void ThreadPool::run(std::size_t n_chunks, Function function, const void* contex
   ticket_.store(ticket(generation, 0xffffffffu), std::memory_order_release);
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
-  n_chunks_.store(n, std::memory_order_relaxed);
+  // Release: whoever sees the new count also sees that the old loop is closed.
+  n_chunks_.store(n, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
   ticket_.store(ticket(generation, 0), std::memory_order_release);
   generation_.store(generation, std::memory_order_release);

@@ -31,7 +31,7 @@ class ThreadPool {
   std::size_t size() const { return workers_.size() + 1; }
 
   // Calls body(chunk, thread) for chunk in [0, n_chunks), thread in [0, size()). Returns when all
-  // are done. At most 2^32 - 1 chunks.
+  // are done. Fewer than 2^32 - 1 chunks.
   template <class Body>
   void parallel_for(std::size_t n_chunks, const Body& body) {
     run(

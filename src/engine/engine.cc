@@ -187,10 +187,9 @@ Result<void> Engine::admit(Request request) {
     return {};
   }
 
-  std::vector<TokenId> tokens = std::move(request.prompt);
-  tokens.insert(tokens.end(), request.generated.begin(), request.generated.end());
   // The last token of an answer is never fed back, so its KV needs no room.
-  TRY(s.scheduler.add(request.id, std::move(tokens), running.n_prompt + answer_max - 1));
+  TRY(s.scheduler.add(request.id, request.prompt, request.generated,
+                      running.n_prompt + answer_max - 1));
   s.running.emplace(request.id, std::move(running));
   return {};
 }

@@ -164,7 +164,7 @@ class FakeBackend : public backend::Backend {
       const std::size_t row = rows.first_row + position - rows.position;
       Slot& written = slot(rows, position);
       ASSERT_NE(written.owner, owner) << "position " << position << " written twice";
-      const std::uint64_t form = options_.chunks_matter ? rows.n_rows : 0;
+      const std::uint64_t form = !options_.chunks_matter ? 0 : rows.decode ? 1 : rows.n_rows;
       written = {owner, hash_combine(step_.tokens[row].value, form)};
     }
     std::uint64_t history = 0;

@@ -14,9 +14,10 @@ Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), pool_(lim
   limits_.chunk_tokens = std::min(limits_.chunk_tokens, limits_.rows_max);
 }
 
-Result<void> Scheduler::add(RequestId id, std::vector<TokenId> tokens, std::size_t positions_max) {
-  CHECK(!tokens.empty());
-  CHECK(positions_max >= tokens.size());
+Result<void> Scheduler::add(RequestId id, std::span<const TokenId> prompt,
+                            std::span<const TokenId> answer, std::size_t positions_max) {
+  CHECK(!prompt.empty());
+  CHECK(positions_max >= prompt.size() + answer.size());
   if (sequences_.contains(id)) {
     return invalid_input("request " + std::to_string(id.value) + " is already running");
   }
@@ -30,8 +31,10 @@ Result<void> Scheduler::add(RequestId id, std::vector<TokenId> tokens, std::size
   }
   Sequence& sequence = sequences_[id];
   sequence.id = id;
-  sequence.n_prefill = tokens.size();
-  sequence.tokens = std::move(tokens);
+  sequence.n_prompt = prompt.size();
+  sequence.n_prefill = prompt.size() + answer.size();
+  sequence.tokens.assign(prompt.begin(), prompt.end());
+  sequence.tokens.insert(sequence.tokens.end(), answer.begin(), answer.end());
   sequence.positions_max = positions_max;
   waiting_.push_back(&sequence);
   return {};
@@ -112,8 +115,7 @@ void Scheduler::place_chunks() {
   std::deque<Sequence*> skipped;
   std::deque<Sequence*> unfinished;
   for (Sequence* sequence : prefilling_) {
-    const std::size_t n_rows =
-        std::min(limits_.chunk_tokens, sequence->n_prefill - sequence->n_written);
+    const std::size_t n_rows = next_chunk(*sequence);
     if (n_rows > room) {
       skipped.push_back(sequence);
       continue;
@@ -128,6 +130,13 @@ void Scheduler::place_chunks() {
   prefilling_ = std::move(skipped);
 }
 
+// A chunk ends at the prompt's end, also where an answer to be replayed follows.
+std::size_t Scheduler::next_chunk(const Sequence& sequence) const {
+  const bool in_prompt = sequence.n_written < sequence.n_prompt;
+  const std::size_t end = in_prompt ? sequence.n_prompt : sequence.n_prefill;
+  return std::min(limits_.chunk_tokens, end - sequence.n_written);
+}
+
 // Adds the sequence's next rows; a row that has no token after it gives logits.
 void Scheduler::place(Sequence& sequence, std::size_t n_rows) {
   const std::size_t begin = sequence.n_written;
@@ -137,7 +146,8 @@ void Scheduler::place(Sequence& sequence, std::size_t n_rows) {
   planned_.sequences.push_back({.first_row = planned_.tokens.size(),
                                 .n_rows = n_rows,
                                 .position = begin,
-                                .pages = pages.first(pages_for(end))});
+                                .pages = pages.first(pages_for(end)),
+                                .decode = begin >= sequence.n_prompt});
   const std::span<const TokenId> tokens = sequence.tokens;
   for (const TokenId token : tokens.subspan(begin, n_rows)) planned_.tokens.push_back(token);
   sequence.n_written = end;

@@ -1,6 +1,6 @@
 // Decides which rows run in the next step. Pure bookkeeping: no clock, thread or I/O.
 //
-//   scheduler.add(id, tokens, positions_max);
+//   scheduler.add(id, prompt, answer_so_far, positions_max);
 //   const PlannedStep& planned = scheduler.plan();       // run it, sample its head rows, then
 //   scheduler.append(id, token) or scheduler.remove(id)  // for each of planned.head_requests
 //
@@ -12,13 +12,16 @@
 // most `chunk_tokens` rows of them in a step, in turn among the prompts that are being read. A
 // chunk is never cut to fill a gap: chunks lie at fixed multiples from the prompt's start, because
 // the form of attention, and so the low bits of the result, depend on the chunk (docs/design.md 4).
-// A chunk that finds no room beside the decode rows goes first in the next step.
+// A chunk that finds no room beside the decode rows goes first in the next step. An answer that a
+// dead worker had begun is replayed after its prompt, many rows at a time but each in the form that
+// decode gives it, so that a restart changes no bit.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -54,10 +57,11 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
 
-  // `tokens`: at least one, to be prefilled. `positions_max`: positions whose KV the request may
-  // come to write. kExhausted: too many requests, or more positions than the pool has.
-  // kInvalidInput: the id is in use.
-  Result<void> add(RequestId id, std::vector<TokenId> tokens, std::size_t positions_max);
+  // `prompt`: at least one token. `answer`: what was generated before a restart. `positions_max`:
+  // positions whose KV the request may come to write. kExhausted: too many requests, or more
+  // positions than the pool has. kInvalidInput: the id is in use.
+  Result<void> add(RequestId id, std::span<const TokenId> prompt, std::span<const TokenId> answer,
+                   std::size_t positions_max);
   // The request's next token, sampled from its head row.
   void append(RequestId id, TokenId token);
   // Ends a request and frees its pages at once. False when the id is unknown.
@@ -77,6 +81,7 @@ class Scheduler {
   struct Sequence {
     RequestId id;
     std::vector<TokenId> tokens;  // prompt and answer
+    std::size_t n_prompt = 0;     // of them, the prompt
     std::size_t n_prefill = 0;    // of them, known from the start
     std::size_t n_written = 0;    // of them, whose KV is written
     std::size_t positions_max = 0;
@@ -86,6 +91,7 @@ class Scheduler {
   void start_waiting();
   void place_chunks();
   void place_decode_rows();
+  std::size_t next_chunk(const Sequence& sequence) const;
   void place(Sequence& sequence, std::size_t n_rows);
   std::size_t rows_left() const { return limits_.rows_max - planned_.tokens.size(); }
 

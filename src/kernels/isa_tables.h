@@ -1,5 +1,6 @@
 // One function per instruction set, each defined in its own folder. CMake compiles those that the
-// target can have; absent.cc defines the others as nullopt. Private to this module.
+// target can have; no_x86.cc and no_neon.cc say nullopt for
+// the others. Private to this module.
 #pragma once
 
 #include <optional>

@@ -4,7 +4,8 @@
 // one panel is one sequential read stream, and a kernel walks several panels at a time, because one
 // stream per core does not saturate memory.
 //
-// Two specifications, both in scalar/ and in plain loops (docs/design.md 4):
+// Two specifications (docs/design.md 4), written once over 16 lanes in lanes.h; scalar/ gives the
+// lanes in plain C++, kernels_test.cc repeats the arithmetic in plain loops:
 //   exact: weights dequantised to float32 without rounding, float32 activations,
 //          acc = fma(w, x, acc) over the inputs in ascending order.
 //   fast:  int8 and int4 weights meet activations rounded to int8 in groups of 32 inputs:
@@ -129,7 +130,8 @@ struct Operations {
   void (*gemm_exact)(const PackedMatrix& w, Range panels, const Activations& x, float* y,
                      std::size_t y_stride);
 
-  // Rounds one row: scale = absmax / 127, q = rne(x * (127 / absmax)); a zero group has scale 0.
+  // Rounds one row: scale = absmax / 127, q = rne(x * (127 / absmax)); a zero group has scale 0,
+  // one that holds a NaN or an infinity scale NaN.
   void (*quantize_row)(std::span<const float> x, std::int8_t* q, float* scale, std::int32_t* sum);
 
   // y[i] = x[i] * (1 / sqrt(mean(x^2) + eps)) * weight[i]. Sums in 16 interleaved lanes, then a

@@ -254,6 +254,73 @@ TEST(Gemm, ScalarFastIsCloseToExact) {
   EXPECT_LT(std::sqrt(error / size), 0.01);
 }
 
+// The fast specification of kernels.h as plain loops over one row, from the packed values.
+float fast_row(const PackedMatrix& w, std::size_t row, const TestActivations& x) {
+  std::vector<float> values(w.cols);
+  unpack_row(w, row, values);
+  float acc = 0.0f;
+  for (std::size_t g = 0; g < groups(w.cols); ++g) {
+    const std::size_t n = std::min(kGroup, w.cols - g * kGroup);
+    // The scale is the one value that unpack_row does not show: q = value / scale is an integer.
+    const std::byte* panel = w.data.data() + row / kPanelRows * panel_bytes(w.format, w.cols, 0);
+    const std::size_t group_bytes = w.format == PackedFormat::kInt8 ? 512 : 256;
+    std::uint16_t bits;
+    std::memcpy(&bits, panel + g / 2 * (64 + 2 * group_bytes) + g % 2 * 32 + row % kPanelRows * 2,
+                sizeof bits);
+    const float scale = bf16_to_float(bits);
+    std::int32_t dot = 0;
+    for (std::size_t k = 0; k < n; ++k) {
+      const float q = scale == 0.0f ? 0.0f : values[g * kGroup + k] / scale;
+      dot += static_cast<std::int32_t>(std::lrint(q)) * x.q[g * kGroup + k];
+    }
+    acc = std::fma(static_cast<float>(dot), scale * x.scale[g], acc);
+  }
+  return acc;
+}
+
+TEST(Gemm, FastIntegersFollowTheSpecificationBitForBit) {
+  const Operations& ops = operations(Isa::kScalar);
+  for (const Case& c : all_cases()) {
+    if (c.packed != PackedFormat::kInt8 && c.packed != PackedFormat::kInt4) continue;
+    const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 12);
+    const Packed packed = pack(m, c.packed);
+    const TestActivations x = make_activations(ops, 1, c.cols, 13);
+    const std::vector<float> y = multiply(ops, false, packed, x);
+    for (std::size_t r = 0; r < c.rows; ++r) {
+      ASSERT_EQ(y[r], fast_row(packed.matrix, r, x)) << name(c.packed) << " row " << r;
+    }
+  }
+}
+
+// What cannot be rounded to int8 must not vanish in it.
+TEST(Vectors, NanAndInfinityComeThrough) {
+  for (const Isa isa : available_isas()) {
+    const Operations& ops = operations(isa);
+    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+      for (const std::size_t place : {0u, 20u, 31u}) {
+        std::vector<float> x(32, 1.0f);
+        x[place] = bad;
+        std::int8_t q[32];
+        float scale = 0.0f;
+        std::int32_t sum = 1;
+        ops.quantize_row(x, q, &scale, &sum);
+        EXPECT_TRUE(std::isnan(scale)) << name(isa) << " " << bad;
+        EXPECT_EQ(sum, 0);
+      }
+    }
+    std::vector<float> tiny(32, 1e-38f);
+    std::int8_t q[32];
+    float scale = 1.0f;
+    std::int32_t sum = 1;
+    ops.quantize_row(tiny, q, &scale, &sum);
+    EXPECT_EQ(scale, 0.0f);
+    const float nan = std::nanf("");
+    float y = 0.0f;
+    ops.sigmoid(std::span(&nan, 1), &y);
+    EXPECT_TRUE(std::isnan(y)) << name(isa);
+  }
+}
+
 // Every instruction set, every format, every number of tokens: the scalar code's bits.
 TEST(Gemm, EveryIsaGivesTheScalarBits) {
   const Operations& scalar = operations(Isa::kScalar);

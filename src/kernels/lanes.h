@@ -242,7 +242,7 @@ void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, s
   }
 }
 
-// All tokens of one group of P panels: 4 tokens at a time while they last. Tiles only change which
+// All tokens of one group of P panels, several at a time while they last. Tiles only change which
 // sums run side by side, never the order inside one.
 template <class L, bool kExact, std::size_t P, std::size_t kTokensAtOnce>
 void gemm_panels(const PackedMatrix& w, std::size_t panel, const Activations& x, float* y,
@@ -325,6 +325,7 @@ float dot(std::span<const float> a, std::span<const float> b) {
 template <class L>
 typename L::F exp_lanes(typename L::F x) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  // Bound first, x second: a NaN comes through.
   x = L::max(L::broadcast(-87.0f), x);
   x = L::min(L::broadcast(88.0f), x);
   const auto shifted = L::fma(x, L::broadcast(1.44269504f), L::broadcast(kShift));
@@ -398,7 +399,16 @@ void quantize_row(std::span<const float> x, std::int8_t* q, float* scales, std::
       v[half] = n >= kPanelRows ? L::load(in) : n == 0 ? L::zero() : load_partial<L>(in, n);
     }
     const float absmax = L::max_lane(L::max(L::abs(v[0]), L::abs(v[1])));
-    const float inverse = absmax > 0.0f ? 127.0f / absmax : 0.0f;
+    // A NaN or an infinity (their difference with themselves is NaN) makes the whole group NaN, so
+    // that it is seen at the end; values whose reciprocal would overflow count as zero.
+    const float poison = L::sum(L::sub(L::sub(v[0], v[0]), L::sub(v[1], v[1])));
+    if (poison != 0.0f || absmax < 1e-30f) {
+      scales[g] = poison;
+      sums[g] = 0;
+      std::memset(q + g * kGroup, 0, kGroup);
+      continue;
+    }
+    const float inverse = 127.0f / absmax;
     scales[g] = absmax / 127.0f;
     std::int32_t sum = 0;
     for (std::size_t half = 0; half < 2; ++half) {

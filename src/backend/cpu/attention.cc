@@ -12,9 +12,9 @@ using kernels::Range;
 
 std::size_t naive_rows_min(const model::ModelConfig& config) {
   const std::size_t head = config.qk_nope_head_dim + config.v_head_dim;
-  const std::size_t latent = 2 * config.kv_lora_rank;
-  if (latent <= head) return SIZE_MAX;
-  return (config.kv_lora_rank * head + (latent - head) - 1) / (latent - head);
+  if (2 * config.kv_lora_rank <= head) return SIZE_MAX;
+  const std::size_t saved = 2 * config.kv_lora_rank - head;
+  return (config.kv_lora_rank * head + saved - 1) / saved;
 }
 
 Attention::Attention(const model::ModelConfig& config, const CpuContext& context, std::size_t heads)
@@ -42,7 +42,7 @@ void Attention::begin_step(const Step& step) {
         out[0] = static_cast<float>(std::cos(angle) * rope_.rotation_scale);
         out[1] = static_cast<float>(std::sin(angle) * rope_.rotation_scale);
       }
-      if (sequence.n_rows < naive_min_) absorbed_.push_back(row);
+      if (!naive(sequence)) absorbed_.push_back(row);
     }
   }
   for (auto& tile : tiles_) tile.resize(n_rows * kChunkRows);

@@ -33,6 +33,7 @@ class Attention {
     std::vector<float> queries, out, row_max, row_sum;
   };
 
+  bool naive(const SequenceRows& rows) const { return !rows.decode && rows.n_rows >= naive_min_; }
   void project(const LayerWeights& weights, const Rows& x);
   void write_cache(std::size_t layer, const LayerWeights& weights, KvCache& cache);
   void rotate(std::size_t row, std::span<float> x) const;

@@ -51,7 +51,7 @@ void unpack_values(const PackedMatrix& w, std::vector<float>& panels) {
 void Attention::attend_naive(std::size_t layer, const LayerWeights& w, const Step& step,
                              const KvCache& cache) {
   for (const SequenceRows& sequence : step.sequences) {
-    if (sequence.n_rows < naive_min_) continue;
+    if (!naive(sequence)) continue;
     context_.pool.parallel_for(heads_, [&](std::size_t head, std::size_t thread) {
       attend_naive_head(layer, w, sequence, head, cache, scratch_[thread].naive);
     });

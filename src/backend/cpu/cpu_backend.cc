@@ -29,7 +29,7 @@ std::string CpuBackend::describe() const {
 void CpuBackend::embed(const Step& step) {
   CHECK(!step.tokens.empty() && step.tokens.size() <= limits_.rows_max);
   CHECK(slice_.embedding);
-  step_ = &step;
+  step_ = step;
   const std::size_t n = step.tokens.size();
   const std::size_t hidden = config_.hidden_size;
   hidden_.resize(n * hidden);
@@ -56,7 +56,7 @@ void CpuBackend::attention(LayerId layer) {
   const LayerWeights& w = weights_.layers[layer.value];
   const bool query = context_.rounds(config_.q_lora_rank > 0 ? w.q_a : w.q);
   normalize(w.input_norm, query || context_.rounds(w.kv_a));
-  attention_.run(layer.value, w, *step_, normed_, cache_, partial_.data());
+  attention_.run(layer.value, w, step_, normed_, cache_, partial_.data());
 }
 
 Routing CpuBackend::route(LayerId layer, std::span<const ExpertId> forced) {
@@ -89,21 +89,20 @@ void CpuBackend::add_partial() {
 }
 
 std::span<const float> CpuBackend::head() {
-  const std::size_t n = step_->head_rows.size();
+  const std::size_t n = step_.head_rows.size();
   const std::size_t hidden = config_.hidden_size;
   const std::size_t vocab = weights_.head.rows;
   const bool rounded = context_.rounds(weights_.head);
   logits_.resize(n * vocab);
   normed_.resize(n, hidden);
   pool_->parallel_for(n, [&](std::size_t i, std::size_t) {
-    context_.ops.rms_norm({hidden_.data() + step_->head_rows[i] * hidden, hidden},
+    context_.ops.rms_norm({hidden_.data() + step_.head_rows[i] * hidden, hidden},
                           weights_.final_norm, config_.rms_norm_eps, normed_.row(i).data());
     if (rounded) normed_.round_row(context_.ops, i);
   });
   for (auto& tile : tiles_) tile.resize(n * kChunkRows);
   const Product product[] = {{&weights_.head, normed_.view(), logits_.data(), vocab}};
   multiply(context_, product, tiles_);
-  step_ = nullptr;
   return logits_;
 }
 

@@ -20,6 +20,8 @@ class CpuBackend final : public Backend {
   CpuBackend(const model::ModelConfig& config, const model::Slice& slice, kernels::Isa isa,
              const CpuOptions& options, std::unique_ptr<ThreadPool> pool, CpuWeights weights,
              KvCache cache);
+  CpuBackend(const CpuBackend&) = delete;
+  CpuBackend& operator=(const CpuBackend&) = delete;
 
   const model::ModelConfig& config() const override { return config_; }
   const Limits& limits() const override { return limits_; }
@@ -48,7 +50,7 @@ class CpuBackend final : public Backend {
   Attention attention_;
   FeedForward feed_forward_;
 
-  const Step* step_ = nullptr;
+  Step step_;
   std::vector<float> hidden_;   // [R, H]
   std::vector<float> partial_;  // [R, H]
   Rows normed_;                 // [R, H]

@@ -124,12 +124,14 @@ void FeedForward::run_groups(const Rows& inputs, float* out) {
     }
     inner_chunk(groups_[g], inputs, chunk, thread);
   });
-  for (const Group& group : groups_) {
-    if (!context_.rounds(group.weights->down)) continue;
-    context_.pool.parallel_for(
-        inputs.size(), [&](std::size_t row, std::size_t) { inner_.round_row(context_.ops, row); });
-    break;
-  }
+  // Each row at its own group's width: what lies behind it is an older step's.
+  context_.pool.parallel_for(groups_.size(), [&](std::size_t g, std::size_t) {
+    const kernels::PackedMatrix& down = groups_[g].weights->down;
+    if (!context_.rounds(down)) return;
+    for (std::size_t t = 0; t < groups_[g].n; ++t) {
+      inner_.round_row(context_.ops, groups_[g].first + t, down.cols);
+    }
+  });
   const std::size_t down_chunks = (config_.hidden_size + kChunkRows - 1) / kChunkRows;
   context_.pool.parallel_for(
       down_chunks, [&](std::size_t chunk, std::size_t thread) { down_chunk(chunk, thread, out); });

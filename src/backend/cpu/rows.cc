@@ -17,10 +17,10 @@ void Rows::resize(std::size_t n, std::size_t cols) {
   grow(sum_, n * kernels::groups(cols));
 }
 
-void Rows::round_row(const kernels::Operations& ops, std::size_t i) {
+void Rows::round_row(const kernels::Operations& ops, std::size_t i, std::size_t width) {
   const std::size_t groups = kernels::groups(cols_);
-  ops.quantize_row(row(i), q_.data() + i * groups * kernels::kGroup, scale_.data() + i * groups,
-                   sum_.data() + i * groups);
+  ops.quantize_row(row(i).first(width), q_.data() + i * groups * kernels::kGroup,
+                   scale_.data() + i * groups, sum_.data() + i * groups);
 }
 
 void Rows::copy_row(std::size_t to, const Rows& source, std::size_t from, bool rounded) {

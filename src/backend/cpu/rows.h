@@ -36,7 +36,9 @@ class Rows {
   std::span<float> row(std::size_t i) { return {x_.data() + i * cols_, cols_}; }
   std::span<const float> row(std::size_t i) const { return {x_.data() + i * cols_, cols_}; }
 
-  void round_row(const kernels::Operations& ops, std::size_t i);
+  // Rounds the first `width` values of row i.
+  void round_row(const kernels::Operations& ops, std::size_t i, std::size_t width);
+  void round_row(const kernels::Operations& ops, std::size_t i) { round_row(ops, i, cols_); }
   // Copies row `from` of `source`, rounded values included if `rounded`.
   void copy_row(std::size_t to, const Rows& source, std::size_t from, bool rounded);
 

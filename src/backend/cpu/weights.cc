@@ -85,10 +85,13 @@ class Planner {
   }
 
   PackedMatrix place(Planned planned, SourceFormat format) {
-    // A transposed INT4 matrix would have its scales across the groups.
-    const bool as_int8 = planned.transposed && format == SourceFormat::kInt4Group;
-    planned.format = as_int8 ? PackedFormat::kInt8 : kept_format(planned.weight, format, mode_);
-    key_ = hash_combine(key_, static_cast<std::uint64_t>(planned.format));
+    // A transposed INT4 matrix would have its scales across the groups: kept without rounding.
+    const bool as_float = planned.transposed && format == SourceFormat::kInt4Group;
+    planned.format = as_float ? PackedFormat::kF32 : kept_format(planned.weight, format, mode_);
+    for (const std::size_t part : {static_cast<std::size_t>(planned.format), planned.rows.begin,
+                                   planned.rows.end, planned.cols.begin, planned.cols.end}) {
+      key_ = hash_combine(key_, part);
+    }
     planned.bytes = kernels::packed_bytes(planned.format, planned.lanes(), planned.inputs(),
                                           planned.block_offset());
     planned.offset = reserve(planned.bytes);
@@ -220,7 +223,6 @@ Result<CpuWeights> load_weights(const model::ModelSource& source, const model::S
     std::memcpy(base + planner.embedding_offset(), from.weights.data(), from.weights.size());
     source.drop(from);
   }
-  std::uint64_t done = 0;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     const Planned& planned = plan[i];
     const SourceMatrix from = source.matrix(planned.layer, planned.weight, planned.expert);
@@ -229,8 +231,7 @@ Result<CpuWeights> load_weights(const model::ModelSource& source, const model::S
     }
     pack_matrix(from, planned, base, pool);
     if (i + 1 == plan.size() || !same_tensor(planned, plan[i + 1])) source.drop(from);
-    done += planned.bytes;
-    if (progress) progress(done, planner.bytes());
+    if (progress) progress(planned.offset + planned.bytes, planner.bytes());
   }
   arena.set_filled_key(key);
   return weights;
