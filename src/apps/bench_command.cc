@@ -68,16 +68,17 @@ class Bench {
 };
 
 Result<int> run_bench(Program& program, const BenchOptions& options) {
-  const std::vector<std::size_t> prefills = TRY(parse_counts(options.prefill, "--prefill"));
-  const std::size_t longest = *std::max_element(prefills.begin(), prefills.end());
+  const Result<std::vector<std::size_t>> prefills = parse_counts(options.prefill, "--prefill");
+  if (!prefills) return usage_error(program, prefills.error());
+  const std::size_t longest = *std::max_element(prefills->begin(), prefills->end());
   LoadPlan plan;
   plan.tokens = std::max(longest + 1, options.decode + 2);
   const LoadedModel loaded = TRY(load_model(program, options.model, plan));
   if (plan.tokens > loaded.context) {
-    return invalid_input(
-        fmt::format("the bench needs {} tokens of context, the model has {}: "
-                    "give smaller --prefill and --decode",
-                    plan.tokens, loaded.context));
+    return usage_error(
+        program, invalid_input(fmt::format("the bench needs {} tokens of context, the model has "
+                                           "{}: give smaller --prefill and --decode",
+                                           plan.tokens, loaded.context)));
   }
   const std::size_t threads = options.model.threads != 0
                                   ? options.model.threads
@@ -93,7 +94,7 @@ Result<int> run_bench(Program& program, const BenchOptions& options) {
 
   Bench bench(program, options, threads);
   backend::Backend& backend = *loaded.backend;
-  for (const std::size_t tokens : prefills) {
+  for (const std::size_t tokens : *prefills) {
     report.rows.push_back(
         TRY(bench.measure(fmt::format("prefill {}", tokens), tokens, [&](std::uint64_t seed) {
           return time_prefill(program.clock, backend, tokens, seed);

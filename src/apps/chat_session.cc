@@ -44,6 +44,12 @@ class Transcript {
  private:
   void take(OutputEvent event) {
     if (stopped_) return;
+    if (event.kind == OutputEvent::Kind::kToolBegin) {
+      // What might have begun a stop string was content before the call.
+      OutputEvent held;
+      held.text = stops_.finish();
+      show(held);
+    }
     if (event.kind == OutputEvent::Kind::kContent) {
       text::StopStrings::Output output = stops_.push(event.text);
       stopped_ = output.stopped_by.has_value();
@@ -83,8 +89,11 @@ class Transcript {
 
 std::string finish_name(engine::FinishReason finish, const Transcript& transcript,
                         const Answer& answer) {
-  if (finish == engine::FinishReason::kLength) return "length";
-  if (finish == engine::FinishReason::kCancelled && !transcript.stopped()) return "cancelled";
+  // A stop string may be met in the last token that was allowed, or in the one before Ctrl-C.
+  if (!transcript.stopped()) {
+    if (finish == engine::FinishReason::kLength) return "length";
+    if (finish == engine::FinishReason::kCancelled) return "cancelled";
+  }
   return answer.tool_calls.empty() ? "stop" : "tool_calls";
 }
 
@@ -163,6 +172,9 @@ Result<Answer> ChatSession::ask(std::string_view question, const AnswerSink& sin
                     ids.size(), options_.context_max));
   }
   Answer answer = TRY(generate(ids, sink));
+  const bool empty =
+      answer.content.empty() && answer.reasoning.empty() && answer.tool_calls.empty();
+  if (empty && answer.finish_reason == "cancelled") return answer;
 
   Json reply{{"role", "assistant"}, {"content", answer.content}};
   if (!answer.reasoning.empty()) reply["reasoning_content"] = answer.reasoning;
@@ -181,6 +193,9 @@ engine::Request ChatSession::request_for(const std::vector<TokenId>& prompt) {
   request.max_tokens = options_.max_tokens;
   request.stop_ids = text_.stop_ids();
   request.banned_ids = text_.banned_ids();
+  // No tools are offered here.
+  const std::vector<TokenId> calls = text_.call_begin_ids();
+  request.banned_ids.insert(request.banned_ids.end(), calls.begin(), calls.end());
   return request;
 }
 
@@ -201,8 +216,10 @@ Result<Answer> ChatSession::generate(const std::vector<TokenId>& prompt, const A
       finish = engine::FinishReason::kCancelled;
       break;
     }
-    if (const auto progress = engine_.prefill_progress(id); progress && sink.prefill) {
-      sink.prefill(progress->first, progress->second);
+    // After the first token the line would be drawn over the answer.
+    if (answer.completion_tokens == 0 && sink.prefill) {
+      const auto progress = engine_.prefill_progress(id);
+      if (progress) sink.prefill(progress->first, progress->second);
     }
     for (const engine::TokenEvent& event : engine_.step()) {
       if (event.request != id) continue;  // the end of an earlier, cancelled one

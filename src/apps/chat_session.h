@@ -60,7 +60,7 @@ text::Json to_json(const Answer& answer);
 // What happens while an answer grows.
 struct AnswerSink {
   std::function<void(const text::OutputEvent&)> event;
-  std::function<void(std::size_t done, std::size_t total)> prefill;  // prompt tokens
+  std::function<void(std::size_t done, std::size_t total)> prefill;  // before the first token
   std::function<bool()> stop_wanted;  // asked between steps; true ends the answer
 };
 
@@ -70,8 +70,9 @@ class ChatSession {
   ChatSession(const Clock& clock, backend::Backend& backend, const text::TextModel& text,
               ChatOptions options);
 
-  // Adds the question to the conversation and answers it. On an error the conversation is as
-  // before. Errors: no chat template, the conversation is longer than the context.
+  // Adds the question to the conversation and answers it. On an error, or when it is cancelled
+  // before anything was answered, the conversation is as before. Errors: no chat template, the
+  // conversation is longer than the context.
   Result<Answer> ask(std::string_view question, const AnswerSink& sink);
 
   void clear();  // forgets all but the system message

@@ -29,10 +29,12 @@ Result<void> check_memory(std::uint64_t weights, std::uint64_t kv, std::size_t c
 
 }  // namespace
 
-Result<std::size_t> context_of(const model::ModelConfig& config, const ModelOptions& options) {
+Result<std::size_t> context_of(Program& program, const model::ModelConfig& config,
+                               const ModelOptions& options) {
   if (options.context > config.max_positions) {
-    return invalid_input(fmt::format("--context {}: the model's limit is {} tokens",
-                                     options.context, config.max_positions));
+    return usage_error(program,
+                       invalid_input(fmt::format("--context {}: the model's limit is {} tokens",
+                                                 options.context, config.max_positions)));
   }
   if (options.context != 0) return options.context;
   return config.max_positions;
@@ -56,7 +58,7 @@ Result<LoadedModel> load_model(Program& program, const ModelOptions& options, co
   loaded.source = std::move(source);
   loaded.dir = loaded.source->dir();
   loaded.weights = TRY(model::parse_weights_mode(options.weights));
-  loaded.context = TRY(context_of(loaded.config(), options));
+  loaded.context = TRY(context_of(program, loaded.config(), options));
   if (plan.tokens != 0) {
     loaded.context = std::min(loaded.context, plan.tokens);
   } else if (options.context == 0) {

@@ -26,7 +26,9 @@ struct LoadPlan {
 // Positions that a sequence may have: the model's limit, or less by --context. With neither a
 // request nor --context the KV memory is held to kDefaultContext.
 inline constexpr std::size_t kDefaultContext = 16'384;
-Result<std::size_t> context_of(const model::ModelConfig& config, const ModelOptions& options);
+// A --context above the model's is wrong usage.
+Result<std::size_t> context_of(Program& program, const model::ModelConfig& config,
+                               const ModelOptions& options);
 
 struct LoadedModel {
   std::filesystem::path dir;

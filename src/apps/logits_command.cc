@@ -123,7 +123,7 @@ Result<int> run_logits(Program& program, const LogitsOptions& options) {
   std::unique_ptr<model::ModelSource> source = TRY(open_source(dir));
   const model::ModelConfig& config = source->config();
   const std::vector<TokenId> ids = TRY(read_token_ids(options.ids_path, config.vocab_size));
-  const std::size_t context = TRY(context_of(config, options.model));
+  const std::size_t context = TRY(context_of(program, config, options.model));
   if (ids.size() > context) {
     return invalid_input(fmt::format("{}: {} ids, the context is {}: give fewer", options.ids_path,
                                      ids.size(), context));

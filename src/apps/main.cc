@@ -97,7 +97,8 @@ int run(std::span<char*> arguments) {
   }
   const Result<int> result = program.action();
   if (program.output.closed()) return kExitOk;
-  return result ? *result : fail(result.error(), kExitFailed);
+  if (result) return *result;
+  return fail(result.error(), program.wrong_usage ? kExitUsage : kExitFailed);
 }
 
 }  // namespace

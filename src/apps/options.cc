@@ -33,8 +33,10 @@ void add_model_options(CLI::App& command, Settings& settings, ModelArgument argu
   settings.bind(command.add_option("--threads", options.threads, "CPU threads (0: one per core)")
                     ->check(CLI::Range(0, 1024)),
                 "threads");
-  settings.bind(command.add_option("--isa", options.isa,
-                                   "instruction set: scalar, avx2, avx512, neon (default: best)"),
+  settings.bind(command
+                    .add_option("--isa", options.isa,
+                                "instruction set: scalar, avx2, avx512, neon (default: best)")
+                    ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "neon"})),
                 "isa");
   settings.bind(command.add_flag("--exact", options.exact,
                                  "float32 throughout: slower, for comparing with references"),
@@ -62,6 +64,16 @@ Result<std::filesystem::path> find_model(const ModelOptions& options,
   return not_found(
       "the built-in model is not beside this program: name a checkpoint folder, or set "
       "CONCLAVE_MODEL");
+}
+
+std::string not_negative(const std::string& text) {
+  return text.find('-') == std::string::npos ? "" : text + " is negative";
+}
+
+std::string not_empty(const std::string& text) { return text.empty() ? "the text is empty" : ""; }
+
+std::string not_blank(const std::string& text) {
+  return text.find_first_not_of(" \t\r\n") == std::string::npos ? "the prompt is empty" : "";
 }
 
 Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag) {

@@ -35,6 +35,12 @@ void add_weights_option(CLI::App& command, Settings& settings, std::string& weig
 Result<std::filesystem::path> find_model(const ModelOptions& options,
                                          const std::filesystem::path& binary);
 
+// For CLI11's check(): what is wrong with the text, or nothing. CLI11 itself wraps "-1" around
+// when the variable is unsigned.
+std::string not_negative(const std::string& text);
+std::string not_empty(const std::string& text);
+std::string not_blank(const std::string& text);
+
 // "64,512" -> {64, 512}. Errors name `flag`.
 Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag);
 

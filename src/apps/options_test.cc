@@ -37,13 +37,25 @@ TEST(ModelOptions, CommandLineFillsAll) {
 }
 
 TEST(ModelOptions, RefusesWrongValues) {
-  for (const char* line : {"--weights int3", "--threads -1", "--threads x", "--context -5"}) {
+  for (const char* line :
+       {"--weights int3", "--threads -1", "--threads x", "--context -5", "--isa avx9"}) {
     CLI::App app;
     Settings settings = empty_settings();
     ModelOptions options;
     add_model_options(app, settings, ModelArgument::kOptional, options);
     EXPECT_THROW(app.parse(line), CLI::ParseError) << line;
   }
+}
+
+TEST(Checks, RefuseWhatCli11WouldTake) {
+  EXPECT_EQ(not_negative("0"), "");
+  EXPECT_EQ(not_negative("18446744073709551615"), "");
+  EXPECT_NE(not_negative("-1"), "");
+  EXPECT_NE(not_negative(" -1"), "");
+  EXPECT_EQ(not_empty(" "), "");
+  EXPECT_NE(not_empty(""), "");
+  EXPECT_EQ(not_blank(" x"), "");
+  EXPECT_NE(not_blank(" \n"), "");
 }
 
 TEST(FindModel, TakesTheNamedFolderAsItIs) {

@@ -56,7 +56,7 @@ Result<int> run_perplexity(Program& program, const PerplexityOptions& options) {
   std::unique_ptr<model::ModelSource> source = TRY(open_source(dir));
   const std::vector<TokenId> ids = TRY(read_ids(options, *source));
   const std::string& path = options.ids_path.empty() ? options.text_path : options.ids_path;
-  const std::size_t context = TRY(context_of(source->config(), options.model));
+  const std::size_t context = TRY(context_of(program, source->config(), options.model));
   if (ids.size() < 2) {
     return invalid_input(fmt::format("{}: {} token: give at least 2", path, ids.size()));
   }

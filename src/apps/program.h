@@ -26,7 +26,15 @@ struct Program {
   std::filesystem::path binary;  // this executable, to find the built-in model beside it
   // Set by the subcommand that the command line chose; run after parsing has succeeded.
   std::function<Result<int>()> action;
+  // The action failed because of what the command line asks for: exit code kExitUsage.
+  bool wrong_usage = false;
 };
+
+// Marks an error that a command finds in its flags after parsing: `return usage_error(...)`.
+inline Error usage_error(Program& program, Error error) {
+  program.wrong_usage = true;
+  return error;
+}
 
 // Each adds one subcommand to `root`. `program` must outlive `root`.
 void add_run_command(CLI::App& root, Program& program);

@@ -1,9 +1,13 @@
 #include "apps/repl.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <fstream>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
 
 #include "apps/answer_printer.h"
 
@@ -23,6 +27,35 @@ std::string_view trimmed(std::string_view text) {
   const std::size_t begin = text.find_first_not_of(kBlank);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
+}
+
+Error file_error(const std::string& path) {
+  return unavailable(fmt::format("{}: {}", path, std::generic_category().message(errno)));
+}
+
+// All of it or nothing: a file that was there stays until the new one is whole.
+Result<void> replace_file(const std::string& path, std::string_view content) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    return invalid_input(fmt::format("{}: not a regular file", path));
+  }
+  const std::string partial = fmt::format("{}.{}.partial", path, getpid());
+  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0) return file_error(path);
+  // Not Output: its errors do not name a file.
+  Result<void> result;
+  while (result && !content.empty()) {
+    const ssize_t written = write(fd, content.data(), content.size());
+    if (written >= 0) {
+      content.remove_prefix(static_cast<std::size_t>(written));
+    } else if (errno != EINTR) {
+      result = file_error(path);
+    }
+  }
+  if (close(fd) != 0 && result) result = file_error(path);
+  if (result && std::rename(partial.c_str(), path.c_str()) != 0) result = file_error(path);
+  if (!result) unlink(partial.c_str());
+  return result;
 }
 
 }  // namespace
@@ -95,6 +128,7 @@ Result<int> Repl::run() {
       if (command(question) == Next::kLeave) return kExitOk;
       continue;
     }
+    interrupts_.take();  // a Ctrl-C that came too late for the answer before
     const Result<Answer> answer = ask_and_show(program_, session_, interrupts_, question, options_);
     interrupts_.take();
     if (program_.output.closed()) return kExitOk;
@@ -128,10 +162,11 @@ void Repl::save(const std::string& path) const {
   text::Json document;
   document["model"] = options_.model_name;
   document["messages"] = session_.messages();
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << document.dump(2, ' ', false, text::Json::error_handler_t::replace) << '\n';
-  file.close();
-  if (!file) return say(fmt::format("{}: cannot write: choose another place\n", path));
+  const std::string content =
+      document.dump(2, ' ', false, text::Json::error_handler_t::replace) + "\n";
+  if (const Result<void> saved = replace_file(path, content); !saved) {
+    return say(fmt::format("{}: choose another place\n", saved.error().message));
+  }
   say(fmt::format("Saved {} messages to {}.\n", session_.messages().size(), path));
 }
 

@@ -81,13 +81,17 @@ void add_sampling_options(CLI::App& command, Settings& settings, ChatOptions& ch
   settings.bind(command.add_option("--repetition-penalty", chat.repetition_penalty, "1: off")
                     ->check(CLI::Range(0.01, 100.0)),
                 "run.repetition_penalty");
-  settings.bind(command.add_option("--seed", chat.seed, "the same seed, the same answer"),
+  settings.bind(command.add_option("--seed", chat.seed, "the same seed, the same answer")
+                    ->check(not_negative),
                 "run.seed");
-  settings.bind(command.add_option("--max-tokens", chat.max_tokens,
-                                   "longest answer in tokens (0: up to the context)"),
+  settings.bind(command
+                    .add_option("--max-tokens", chat.max_tokens,
+                                "longest answer in tokens (0: up to the context)")
+                    ->check(not_negative),
                 "run.max_tokens");
   command.add_option("--stop", chat.stops, "text that ends the answer; may be repeated")
       ->expected(1)
+      ->check(not_empty)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
@@ -98,7 +102,8 @@ void add_run_command(CLI::App& root, Program& program) {
       root.add_subcommand("run", "Talk to a model: here, with -p, or through a pipe");
   auto options = std::make_shared<RunOptions>();  // shared: CLI11 copies the callback
   add_model_options(*command, program.settings, ModelArgument::kOptional, options->model);
-  command->add_option("-p,--prompt", options->prompt, "answer this once and leave");
+  command->add_option("-p,--prompt", options->prompt, "answer this once and leave")
+      ->check(not_blank);
   program.settings.bind(command->add_option("--system", options->chat.system, "system message"),
                         "run.system");
   add_sampling_options(*command, program.settings, options->chat);

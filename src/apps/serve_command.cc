@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "apps/loaded_model.h"
 #include "apps/options.h"
 #include "apps/program.h"
 #include "server/server.h"
@@ -41,7 +42,10 @@ Result<int> run_serve(Program& program, const ServeFlags& flags) {
   options.cpu.exact = flags.model.exact;
   options.cpu.weights = TRY(model::parse_weights_mode(flags.model.weights));
   options.engine.requests_max = flags.requests;
-  options.engine.context_max = flags.model.context;
+  if (flags.model.context != 0) {
+    const std::unique_ptr<model::ModelSource> source = TRY(open_source(options.model_dir));
+    options.engine.context_max = TRY(context_of(program, source->config(), flags.model));
+  }
   options.on_ready = [&program, &flags](std::uint16_t port) {
     const bool bare_ipv6 = flags.host.find(':') != std::string::npos;
     const std::string host = bare_ipv6 ? fmt::format("[{}]", flags.host) : flags.host;

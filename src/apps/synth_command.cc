@@ -5,6 +5,7 @@
 #include <string>
 
 #include "apps/interrupts.h"
+#include "apps/options.h"
 #include "apps/program.h"
 #include "apps/synth_model.h"
 #include "apps/synth_writer.h"
@@ -21,7 +22,11 @@ struct SynthOptions {
 };
 
 Result<int> run_synth(Program& program, const SynthOptions& options) {
-  const SynthModel model = TRY(synth_model(options.request));
+  const Result<SynthModel> wanted = synth_model(options.request);
+  if (!wanted) {
+    const bool usage = wanted.error().code == ErrorCode::kInvalidInput;
+    return usage ? usage_error(program, wanted.error()) : wanted.error();
+  }
   const Time start = program.clock.now();
   ProgressLine line(program.clock, program.terminal, "writing", /*quiet=*/false);
   InterruptGuard interrupts;
@@ -32,7 +37,7 @@ Result<int> run_synth(Program& program, const SynthOptions& options) {
     line.update_bytes(done, total);
   };
   progress.stop_wanted = [&interrupts] { return interrupts.pending(); };
-  const Result<void> result = write_checkpoint(model, options.out, kThreads, progress);
+  const Result<void> result = write_checkpoint(*wanted, options.out, kThreads, progress);
   line.clear();
   if (!result && interrupts.take()) return kExitInterrupted;
   if (!result) return result.error();
@@ -74,7 +79,9 @@ void add_synth_command(CLI::App& model, Program& program) {
                    "with values that --weights int8 keeps without loss; bf16")
       ->check(CLI::IsMember({"official", "int4-g32", "int8", "bf16"}))
       ->capture_default_str();
-  command->add_option("--seed", request.seed, "other weights")->capture_default_str();
+  command->add_option("--seed", request.seed, "other weights")
+      ->check(not_negative)
+      ->capture_default_str();
   command->add_option("--out", options->out, "folder to make")->required();
   command->callback([&program, options] {
     program.action = [&program, options] { return run_synth(program, *options); };

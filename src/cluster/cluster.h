@@ -53,7 +53,9 @@ struct SupervisorOptions {
   Duration stable_after = std::chrono::seconds(10);     // ready so long: old failures are forgotten
   Duration backoff_first = std::chrono::milliseconds(100);  // doubles; the first restart is at once
   Duration backoff_max = std::chrono::seconds(5);
-  int failures_max = 5;  // ends in a row without a token; then the agent has failed
+  // Ends in a row before the worker was ready; then the agent has failed. A worker that was ready
+  // may have met a bad request: that request is given up, not the server.
+  int failures_max = 5;
 };
 
 struct AgentOptions {
@@ -61,7 +63,7 @@ struct AgentOptions {
   WorkerOptions worker;                    // its fds and pid are the agent's to fill
   SupervisorOptions supervisor;
   std::size_t requests_max = 256;  // open at once; more is kExhausted
-  int barren_attempts_max = 16;    // workers that died on one request before it got a token
+  int barren_attempts_max = 3;     // workers that died on one request before it got a token
 };
 
 struct AgentHandlers {

@@ -6,6 +6,8 @@
 namespace conclave::cluster {
 namespace {
 
+constexpr int kDoublingsMax = 16;  // of the backoff
+
 // What one tick may add to a worker's silence: more means that the agent was stopped or starved.
 constexpr Duration kTickMax = std::chrono::milliseconds(250);
 
@@ -25,7 +27,7 @@ WorkerSupervisor::Action WorkerSupervisor::on_tick(Time now) {
   if (stuck_ >= options_.progress_limit) {
     return on_lost("no progress for " + std::to_string(seconds(stuck_)) + " s");
   }
-  if (phase_ == Phase::kReady && now - ready_at_ >= options_.stable_after) failures_ = 0;
+  if (phase_ == Phase::kReady && now - ready_at_ >= options_.stable_after) ends_ = 0;
   return Action::kNone;
 }
 
@@ -51,10 +53,11 @@ void WorkerSupervisor::on_ready(Time now) {
   if (phase_ != Phase::kLoading) return;
   phase_ = Phase::kReady;
   ready_at_ = now;
-  was_ready_ = true;
+  was_ready_ = reached_ready_ = true;
+  failures_ = 0;
 }
 
-void WorkerSupervisor::on_token() { failures_ = 0; }
+void WorkerSupervisor::on_token() { ends_ = 0; }
 
 WorkerSupervisor::Action WorkerSupervisor::on_refused(std::string reason) {
   if (!running()) return Action::kNone;
@@ -76,17 +79,19 @@ void WorkerSupervisor::on_exited(Time now, const std::string& how) {
 }
 
 void WorkerSupervisor::count_end(Time now) {
-  ++failures_;
+  ++ends_;
+  if (!std::exchange(reached_ready_, false)) ++failures_;
   if (failures_ >= options_.failures_max) {
     phase_ = Phase::kFailed;
     failure_ = "the worker ended " + std::to_string(failures_) +
-               " times in a row without a token; the last time: " + last_end_;
+               " times in a row before it was ready; the last time: " + last_end_;
     return;
   }
   phase_ = Phase::kWaiting;
   spawn_at_ = now;
-  if (failures_ <= 1) return;
-  const Duration backoff = options_.backoff_first * (std::int64_t{1} << (failures_ - 2));
+  if (ends_ <= 1) return;
+  const int doublings = std::min(ends_ - 2, kDoublingsMax);
+  const Duration backoff = options_.backoff_first * (std::int64_t{1} << doublings);
   spawn_at_ += std::min(backoff, options_.backoff_max);
 }
 

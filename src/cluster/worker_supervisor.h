@@ -26,7 +26,7 @@ class WorkerSupervisor {
   void on_spawned(Time now);
   void on_heartbeat(std::uint64_t progress, bool busy);
   void on_ready(Time now);
-  void on_token();  // a token was taken: earlier failures no longer count
+  void on_token();  // a token was taken: the next restart is at once
   // The worker says that it cannot go on, e.g. because the weights are corrupt: no retry.
   Action on_refused(std::string reason);
   // Its socket closed, or it broke the protocol: whatever it is, it has to be gone before its
@@ -57,7 +57,9 @@ class WorkerSupervisor {
   std::uint64_t progress_ = 0;
   bool busy_ = false;
   bool was_ready_ = false;
-  int failures_ = 0;  // ends in a row without a token
+  bool reached_ready_ = false;  // this worker, as opposed to any
+  int ends_ = 0;                // in a row without a token: they set the backoff
+  int failures_ = 0;            // ends in a row before the worker was ready
   std::uint64_t spawns_ = 0;
   std::string lost_reason_;
   std::string failure_;

@@ -95,7 +95,7 @@ TEST_F(Supervised, AnIdleWorkerMayWaitForEver) {
   }
 }
 
-TEST_F(Supervised, BacksOffAndGivesUpAfterFiveEndsInARow) {
+TEST_F(Supervised, BacksOffAndGivesUpAfterFiveEndsInARowBeforeReady) {
   std::vector<Duration> waits;
   while (supervisor_.phase() != Phase::kFailed) {
     const auto [action, after] = wait(20s);
@@ -120,6 +120,21 @@ TEST_F(Supervised, DeathsInServiceWithTokensBetweenAreNeverTooMany) {
   EXPECT_EQ(supervisor_.restarts(), 99u);
 }
 
+TEST_F(Supervised, DeathsAfterReadyBackOffAndAreNeverTooMany) {
+  for (int i = 0; i < 100; ++i) {
+    become_ready();
+    die();
+    ASSERT_EQ(supervisor_.phase(), Phase::kWaiting);
+  }
+  EXPECT_EQ(wait(4s).first, Action::kNone) << "the longest backoff is five seconds";
+  // Being ready once does not excuse workers that never are.
+  for (int i = 0; i < 5; ++i) {
+    start();
+    die();
+  }
+  EXPECT_EQ(supervisor_.phase(), Phase::kFailed);
+}
+
 TEST_F(Supervised, AStableWorkerForgivesEarlierEnds) {
   for (int i = 0; i < 4; ++i) {
     start();
@@ -131,7 +146,7 @@ TEST_F(Supervised, AStableWorkerForgivesEarlierEnds) {
     ASSERT_EQ(tick(100ms), Action::kNone);
   }
   die();
-  EXPECT_EQ(supervisor_.phase(), Phase::kWaiting);
+  EXPECT_EQ(tick(0ms), Action::kSpawn) << "no backoff";
 }
 
 TEST_F(Supervised, AWorkerThatSaysItCannotIsNotRetried) {

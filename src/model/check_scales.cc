@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "base/number_formats.h"
-#include "model/model.h"
+#include "model/table.h"
 
 namespace conclave::model {
 namespace {
@@ -15,7 +15,7 @@ T load(std::span<const std::byte> bytes, std::size_t index) {
   return value;
 }
 
-// The first value of a row-major table for which `is_bad`, as "[row, column]".
+// The position, in row-major order, of the first value for which `is_bad`.
 template <class T, class IsBad>
 std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsBad& is_bad) {
   // Whole blocks without a branch per value, which compilers turn into vectors.
@@ -33,9 +33,11 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
   return std::nullopt;
 }
 
-bool is_bad_bf16(std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; }
-bool is_bad_f32(std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; }
-bool is_bad_e4m3(std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; }
+// Lambdas, so that each has a type of its own and the loop above takes it in.
+constexpr auto is_bad_bf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
+constexpr auto is_bad_f16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
+constexpr auto is_bad_f32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
+constexpr auto is_bad_e4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
                 std::size_t width) {
@@ -45,6 +47,21 @@ Error bad_value(std::string_view label, std::string_view suffix, std::size_t ind
 }
 
 }  // namespace
+
+std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix) {
+  switch (matrix.format) {
+    case kernels::SourceFormat::kF32:
+      return first_bad<std::uint32_t>(matrix.weights, is_bad_f32);
+    case kernels::SourceFormat::kF16:
+      return first_bad<std::uint16_t>(matrix.weights, is_bad_f16);
+    case kernels::SourceFormat::kBF16:
+      return first_bad<std::uint16_t>(matrix.weights, is_bad_bf16);
+    case kernels::SourceFormat::kFp8Block:
+    case kernels::SourceFormat::kInt4Group:
+      break;
+  }
+  return std::nullopt;
+}
 
 Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label) {
   if (matrix.format == kernels::SourceFormat::kInt4Group) {

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "model/model.h"
+#include "model/table.h"
 
 namespace conclave::model {
 namespace {
@@ -45,6 +45,25 @@ TEST(CheckScales, Fp8ChecksScalesAndCodes) {
   scales[1] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(check_scales(matrix, "f: t").error().message,
             "f: t.weight_scale_inv: [0, 1] is NaN or infinite, expected a finite number");
+}
+
+TEST(FirstNotFinite, FindsBadValuesOfEveryPlainType) {
+  const auto find = [](SourceFormat format, const auto& values) {
+    return first_not_finite({format, 1, values.size(), std::as_bytes(std::span(values)), {}});
+  };
+  std::vector<std::uint16_t> bf16(3000, 0xff7f);
+  std::vector<std::uint16_t> f16(3000, 0xfbff);
+  std::vector<float> f32(3000, std::numeric_limits<float>::lowest());
+  EXPECT_EQ(find(SourceFormat::kBF16, bf16), std::nullopt);
+  EXPECT_EQ(find(SourceFormat::kF16, f16), std::nullopt);
+  EXPECT_EQ(find(SourceFormat::kF32, f32), std::nullopt);
+  bf16[2999] = 0xff80;
+  f16[2047] = 0x7c01;
+  f32[0] = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(find(SourceFormat::kBF16, bf16), 2999u);
+  EXPECT_EQ(find(SourceFormat::kF16, f16), 2047u);
+  EXPECT_EQ(find(SourceFormat::kF32, f32), 0u);
+  EXPECT_EQ(find(SourceFormat::kInt4Group, bf16), std::nullopt);
 }
 
 }  // namespace

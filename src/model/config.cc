@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <utility>
 
 #include "base/mapped_file.h"
@@ -27,25 +26,44 @@ constexpr float kInnerNormEps = 1e-6f;
 
 struct Family {
   std::string_view architecture;
+  std::string_view other_spelling;    // of transformers 5, where it differs
   std::string_view outer_model_type;  // not empty: the text fields are in `text_config`
   std::array<std::string_view, 2> model_types;
 };
 
 constexpr std::array<Family, 3> kFamilies = {{
-    {"DeepseekV2ForCausalLM", "", {"deepseek_v2", "deepseek_v2"}},
-    {"DeepseekV3ForCausalLM", "", {"deepseek_v3", "kimi_k2"}},
-    {"KimiK25ForConditionalGeneration", "kimi_k25", {"kimi_k2", "deepseek_v3"}},
+    {"DeepseekV2ForCausalLM", "", "", {"deepseek_v2", "deepseek_v2"}},
+    {"DeepseekV3ForCausalLM", "", "", {"deepseek_v3", "kimi_k2"}},
+    {"KimiK25ForConditionalGeneration",
+     "Kimi_K25ForConditionalGeneration",
+     "kimi_k25",
+     {"kimi_k2", "deepseek_v3"}},
 }};
+
+// Whether the outermost `model_type` is one of this family.
+bool has_type(const Family& family, const json& type) {
+  if (!family.outer_model_type.empty()) return type == json(family.outer_model_type);
+  return std::ranges::any_of(family.model_types,
+                             [&type](std::string_view known) { return type == json(known); });
+}
 
 Result<const Family*> find_family(const Fields& top) {
   std::string supported = "one of";
   for (const Family& family : kFamilies) supported += " " + std::string(family.architecture);
   const json* names = top.find("architectures");
+  const json* type = top.find("model_type");
+  if (names == nullptr && type != nullptr) {
+    const auto family = std::ranges::find_if(
+        kFamilies, [type](const Family& known) { return has_type(known, *type); });
+    if (family != kFamilies.end()) return &*family;
+  }
   if (names == nullptr || !names->is_array() || names->size() != 1 || !names->front().is_string()) {
     return top.invalid("architectures", "a list of " + supported);
   }
   const std::string& name = names->front().get_ref<const std::string&>();
-  const auto family = std::ranges::find(kFamilies, name, &Family::architecture);
+  const auto family = std::ranges::find_if(kFamilies, [&name](const Family& known) {
+    return name == known.architecture || (!name.empty() && name == known.other_spelling);
+  });
   if (family == kFamilies.end()) return top.not_supported("architectures", supported);
   return &*family;
 }
@@ -90,7 +108,9 @@ class ConfigReader {
     config().vocab_size = TRY(fields_.count("vocab_size", kVocabulary));
     config().hidden_size = TRY(fields_.count("hidden_size", kDimension));
     config().n_layers = TRY(fields_.count("num_hidden_layers", kLayers));
-    config().n_dense_layers = TRY(fields_.count("first_k_dense_replace", {0, config().n_layers}));
+    // Only ever compared with a layer's number, so more than there are layers means all of them.
+    const std::size_t n_dense = TRY(fields_.count("first_k_dense_replace", {0, kLayers.max}));
+    config().n_dense_layers = std::min(n_dense, config().n_layers);
     config().moe_layer_freq = TRY(fields_.count_or("moe_layer_freq", 1, kLayers));
     config().intermediate_size = TRY(fields_.count("intermediate_size", kDimension));
     config().max_positions = TRY(fields_.count("max_position_embeddings", kPositions));
@@ -118,7 +138,7 @@ class ConfigReader {
 
   Result<void> read_experts() {
     config().n_experts = TRY(fields_.count("n_routed_experts", kExperts));
-    config().n_shared_experts = TRY(fields_.count("n_shared_experts", {1, 64}));
+    config().n_shared_experts = TRY(fields_.count_or("n_shared_experts", 0, {0, 64}));
     config().moe_intermediate_size = TRY(fields_.count("moe_intermediate_size", kDimension));
     config().experts_per_token = TRY(fields_.count("num_experts_per_tok", {1, config().n_experts}));
     return {};
@@ -154,19 +174,19 @@ class ConfigReader {
     return check_router(fields_, config());
   }
 
-  // Ids beyond the vocabulary can never be sampled; small copies of large models have them.
+  // Ids that are not in the vocabulary can never be sampled: small copies of large models have
+  // larger ones, and some files say -1 or null for none.
   Result<void> read_stop_tokens() {
     const json* ids = fields_.find("eos_token_id");
     if (ids == nullptr) return {};
     const json list = ids->is_array() ? *ids : json::array({*ids});
     if (list.size() > 64) return fields_.invalid("eos_token_id", "at most 64 ids");
     for (const json& id : list) {
-      if (!id.is_number_unsigned() ||
-          id.get<std::uint64_t>() > std::numeric_limits<std::uint32_t>::max()) {
+      if (!id.is_number_integer() && !id.is_null()) {
         return fields_.invalid("eos_token_id", "a token id or a list of token ids");
       }
-      const auto value = id.get<std::uint32_t>();
-      if (value < config().vocab_size) config().eos_token_ids.push_back(value);
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= config().vocab_size) continue;
+      config().eos_token_ids.push_back(id.get<std::uint32_t>());
     }
     return {};
   }
@@ -214,6 +234,12 @@ Result<Description> parse_description(std::string_view text, std::string_view la
   const Fields fields = inner ? Fields(top.where(), inner->first(), &document.root) : top;
   if (inner) TRY(inner->text("model_type"));
   Description description = TRY(ConfigReader(family, fields).read());
+  if (inner) {
+    const bool outer_ties = TRY(top.flag_or("tie_word_embeddings", false));
+    const bool inner_ties = TRY(inner->flag_or("tie_word_embeddings", false));
+    description.tied_head = outer_ties || inner_ties;
+    description.own_head_wins = true;
+  }
   description.quant = TRY(read_quantization_of(top, inner));
   return description;
 }

@@ -11,7 +11,7 @@ constexpr NumberLimits kTheta{1.0 + 1e-6, 1e15};
 constexpr NumberLimits kFactor{1.0, 1e6};
 constexpr NumberLimits kBeta{1e-6, 1e6};
 constexpr NumberLimits kMscale{0.0, 1e3};
-constexpr NumberLimits kOriginalPositions{1.0, 1e9};
+constexpr NumberLimits kPositions{1.0, 1e9};
 constexpr NumberLimits kAttentionFactor{1e-6, 1e6};
 
 // transformers 4 says `type`, 5 says `rope_type`, and files in between say both.
@@ -37,16 +37,34 @@ Result<double> read_theta(const Fields& fields, const Fields* dict) {
   return inner;
 }
 
-Result<RopeConfig> read_yarn(const Fields& dict) {
+// Fills in what `rope_parameters` may leave open: the model was not stretched, or by the ratio of
+// the two lengths. In `rope_scaling` both fields have to be there.
+Result<void> read_stretch(const Fields& dict, const Fields* config, RopeConfig& rope) {
+  const bool has_original = dict.find("original_max_position_embeddings") != nullptr;
+  const bool has_factor = dict.find("factor") != nullptr;
+  if (has_factor || config == nullptr) rope.factor = TRY(dict.number("factor", kFactor));
+  if (has_original || config == nullptr) {
+    rope.original_max_positions = TRY(dict.number("original_max_position_embeddings", kPositions));
+  }
+  if (has_original && has_factor) return {};
+  const double positions = TRY(config->number("max_position_embeddings", kPositions));
+  if (!has_original) rope.original_max_positions = positions;
+  if (!has_factor) rope.factor = positions / rope.original_max_positions;
+  if (rope.factor < kFactor.min || rope.factor > kFactor.max) {
+    return dict.invalid("original_max_position_embeddings",
+                        "at most max_position_embeddings where there is no factor");
+  }
+  return {};
+}
+
+Result<RopeConfig> read_yarn(const Fields& dict, const Fields* config) {
   TRY(dict.expect_only({"type", "rope_type", "rope_theta", "factor",
                         "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale",
-                        "mscale_all_dim", "truncate", "attention_factor",
-                        "max_position_embeddings"}));
+                        "mscale_all_dim", "truncate", "attention_factor", "max_position_embeddings",
+                        "partial_rotary_factor"}));
   RopeConfig rope;
   rope.yarn = true;
-  rope.factor = TRY(dict.number("factor", kFactor));
-  rope.original_max_positions =
-      TRY(dict.number("original_max_position_embeddings", kOriginalPositions));
+  TRY(read_stretch(dict, config, rope));
   rope.beta_fast = TRY(dict.number_or("beta_fast", rope.beta_fast, kBeta));
   rope.beta_slow = TRY(dict.number_or("beta_slow", rope.beta_slow, kBeta));
   rope.mscale = TRY(dict.number_or("mscale", rope.mscale, kMscale));
@@ -58,11 +76,14 @@ Result<RopeConfig> read_yarn(const Fields& dict) {
   return rope;
 }
 
-Result<RopeConfig> read_dict(const Fields& dict) {
+// `config` is what the dict lies in, for rope_parameters; nullptr for rope_scaling.
+Result<RopeConfig> read_dict(const Fields& dict, const Fields* config) {
   const std::string type = TRY(read_type(dict));
-  if (type == "yarn") return read_yarn(dict);
+  TRY(dict.expect_if_present("partial_rotary_factor", 1.0));
+  if (type == "yarn") return read_yarn(dict, config);
   if (type == "default") {
-    TRY(dict.expect_only({"type", "rope_type", "rope_theta", "max_position_embeddings"}));
+    TRY(dict.expect_only(
+        {"type", "rope_type", "rope_theta", "max_position_embeddings", "partial_rotary_factor"}));
     return RopeConfig{};
   }
   const char* field = dict.find("rope_type") != nullptr ? "rope_type" : "type";
@@ -75,9 +96,9 @@ Result<RopeConfig> read_rope(const Fields& fields) {
   const std::optional<Fields> scaling = TRY(fields.object("rope_scaling"));
   const std::optional<Fields> parameters = TRY(fields.object("rope_parameters"));
   RopeConfig rope;
-  if (scaling) rope = TRY(read_dict(*scaling));
+  if (scaling) rope = TRY(read_dict(*scaling, nullptr));
   if (parameters) {
-    const RopeConfig newer = TRY(read_dict(*parameters));
+    const RopeConfig newer = TRY(read_dict(*parameters, &fields));
     if (scaling && newer != rope) {
       return fields.invalid("rope_parameters", "the same as rope_scaling");
     }

@@ -93,5 +93,39 @@ TEST(ReadRope, AttentionFactorAndTruncateAreHonoured) {
   EXPECT_FALSE(rope->truncate);
 }
 
+TEST(ReadRope, RopeParametersMayLeaveTheStretchToTheLengths) {
+  const auto ratio = read(R"({"max_position_embeddings":256,"rope_parameters":{"rope_type":"yarn",)"
+                          R"("factor":null,"original_max_position_embeddings":64}})");
+  ASSERT_TRUE(ratio) << ratio.error().message;
+  EXPECT_EQ(ratio->factor, 4.0);
+  EXPECT_EQ(ratio->original_max_positions, 64.0);
+  const auto original =
+      read(R"({"max_position_embeddings":256,"rope_parameters":{"rope_type":"yarn","factor":8}})");
+  ASSERT_TRUE(original) << original.error().message;
+  EXPECT_EQ(original->factor, 8.0);
+  EXPECT_EQ(original->original_max_positions, 256.0);
+  EXPECT_NE(error_of(R"({"rope_parameters":{"rope_type":"yarn","factor":8}})"), "read");
+  EXPECT_EQ(error_of(R"({"max_position_embeddings":256,"rope_parameters":{"rope_type":"yarn",)"
+                     R"("original_max_position_embeddings":512}})"),
+            "config.json: rope_parameters.original_max_position_embeddings: 512, expected at most "
+            "max_position_embeddings where there is no factor");
+  EXPECT_NE(error_of(R"({"max_position_embeddings":256,"rope_scaling":{"type":"yarn",)"
+                     R"("factor":null,"original_max_position_embeddings":64}})"),
+            "read");
+  EXPECT_NE(error_of(R"({"max_position_embeddings":256,"rope_scaling":{"type":"yarn",)"
+                     R"("factor":8}})"),
+            "read");
+}
+
+TEST(ReadRope, TheWholeHeadMayBeSaidToRotate) {
+  EXPECT_EQ(error_of(R"({"rope_parameters":{"rope_type":"default","partial_rotary_factor":1.0}})"),
+            "read");
+  EXPECT_EQ(error_of(R"({"rope_scaling":{"type":"yarn","factor":4,"partial_rotary_factor":1,)"
+                     R"("original_max_position_embeddings":64}})"),
+            "read");
+  EXPECT_EQ(error_of(R"({"rope_parameters":{"rope_type":"default","partial_rotary_factor":0.5}})"),
+            "config.json: rope_parameters.partial_rotary_factor: 0.5, expected 1.0");
+}
+
 }  // namespace
 }  // namespace conclave::model

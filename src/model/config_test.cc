@@ -106,7 +106,54 @@ TEST(Config, UnknownArchitecturesAreNamed) {
                   "KimiK25ForConditionalGeneration");
   }
   EXPECT_NE(error_with("model_type", "kimi_linear"), "parsed");
-  EXPECT_NE(error_without("architectures"), "parsed");
+}
+
+TEST(Config, WithoutAnArchitectureTheModelTypeDecides) {
+  for (const auto& [type, architecture] : std::vector<std::pair<const char*, const char*>>{
+           {"kimi_k2", "DeepseekV3ForCausalLM"},
+           {"deepseek_v3", "DeepseekV3ForCausalLM"},
+           {"deepseek_v2", "DeepseekV2ForCausalLM"},
+           {"kimi_k25", "KimiK25ForConditionalGeneration"}}) {
+    json config = tiny_config();
+    if (type == std::string("deepseek_v2")) {
+      config.update(
+          {{"topk_method", "greedy"}, {"scoring_func", "softmax"}, {"routed_scaling_factor", 1.0}});
+    }
+    if (type == std::string("kimi_k25")) config = {{"text_config", config}};
+    config["model_type"] = type;
+    config.erase("architectures");
+    if (config.contains("text_config")) config["text_config"].erase("architectures");
+    const auto absent = parse(config);
+    ASSERT_TRUE(absent) << absent.error().message;
+    EXPECT_EQ(absent->architecture, architecture);
+    config["architectures"] = nullptr;
+    EXPECT_TRUE(parse(config));
+  }
+  json unsaid = tiny_config();
+  unsaid.erase("architectures");
+  for (const json& type : {json("llama"), json(nullptr), json(3)}) {
+    unsaid["model_type"] = type;
+    EXPECT_EQ(parse(unsaid).error().message.find("config.json: architectures: missing"), 0u);
+  }
+  EXPECT_NE(error_with("architectures", json::array()), "parsed");
+  EXPECT_NE(error_with("architectures", {""}), "parsed");
+}
+
+TEST(Config, MoreDenseLayersThanLayersMeansAll) {
+  json config = tiny_config();
+  config["first_k_dense_replace"] = 4;
+  const auto parsed = parse(config);
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->n_dense_layers, 3u);
+  EXPECT_EQ(parsed->n_moe_layers(), 0u);
+}
+
+TEST(Config, SharedExpertsAreOptional) {
+  EXPECT_EQ(error_without("n_shared_experts"), "parsed");
+  EXPECT_EQ(error_with("n_shared_experts", nullptr), "parsed");
+  json config = tiny_config();
+  config["n_shared_experts"] = 0;
+  EXPECT_EQ(parse(config)->n_shared_experts, 0u);
 }
 
 TEST(Config, RangesAreChecked) {
@@ -119,9 +166,9 @@ TEST(Config, RangesAreChecked) {
            {"hidden_size", 64.5},
            {"hidden_size", "64"},
            {"num_hidden_layers", 100000},
-           {"first_k_dense_replace", 4},
+           {"first_k_dense_replace", 1025},
            {"num_experts_per_tok", 5},
-           {"n_shared_experts", nullptr},
+           {"n_shared_experts", 65},
            {"qk_rope_head_dim", 7},
            {"q_lora_rank", 0},
            {"moe_layer_freq", 0},
@@ -129,7 +176,7 @@ TEST(Config, RangesAreChecked) {
            {"rms_norm_eps", -1e-6},
            {"routed_scaling_factor", nullptr},
            {"norm_topk_prob", 1},
-           {"eos_token_id", -1},
+           {"eos_token_id", 1.5},
            {"eos_token_id", "x"},
            {"tie_word_embeddings", "no"},
            {"max_position_embeddings", 0},
@@ -147,6 +194,10 @@ TEST(Config, StopTokensAreANumberOrAList) {
   EXPECT_EQ(parse(config)->eos_token_ids, (std::vector<std::uint32_t>{3, 4}));
   config["eos_token_id"] = nullptr;
   EXPECT_TRUE(parse(config)->eos_token_ids.empty());
+  config["eos_token_id"] = -1;
+  EXPECT_TRUE(parse(config)->eos_token_ids.empty());
+  config["eos_token_id"] = {nullptr, -1, 7, std::uint64_t{1} << 40};
+  EXPECT_EQ(parse(config)->eos_token_ids, std::vector<std::uint32_t>{7});
 }
 
 TEST(Config, K25NestsTheTextFields) {
@@ -163,6 +214,9 @@ TEST(Config, K25NestsTheTextFields) {
   EXPECT_EQ(parsed->config.hidden_size, 64u);
   EXPECT_EQ(parsed->config.eos_token_ids, std::vector<std::uint32_t>{9});
   EXPECT_EQ(parsed->tensor_prefix, "language_model.");
+  json respelt = config;
+  respelt["architectures"] = {"Kimi_K25ForConditionalGeneration"};
+  EXPECT_EQ(parse(respelt)->architecture, "KimiK25ForConditionalGeneration");
   json broken = config;
   broken["text_config"].erase("model_type");
   EXPECT_FALSE(parse(broken));

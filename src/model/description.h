@@ -22,6 +22,7 @@ struct Description {
   std::string tensor_prefix;     // "language_model." or nothing
   bool has_vision = false;       // vision_tower.*, mm_projector.* may be there
   bool tied_head = false;        // the head is the embedding; no lm_head.weight
+  bool own_head_wins = false;    // nested configs: an lm_head that is there is used nonetheless
   std::size_t n_mtp_layers = 0;  // may follow the model's own layers
   QuantMethod quant = QuantMethod::kNone;
 };

@@ -3,9 +3,10 @@
 //   auto source = TRY(model::ModelSource::open("models/ember"));
 //   kernels::SourceMatrix q_b = source.matrix(LayerId{3}, model::Weight::kQB);
 //
-// Opening checks everything: a tensor missing, extra, of the wrong type or shape, a NaN scale, an
-// unknown architecture or a config field that would change the result unheard is an error that
-// names file, tensor, found and expected. After that, access cannot fail.
+// Opening checks the config and every tensor's name, type and shape, the values of norms and router
+// biases and, below kCheckAtOpenBytes, those of all matrices (no NaN, no infinity). What is wrong
+// is an error that names file, tensor, found and expected. Access then cannot fail; the values of a
+// larger checkpoint's matrices are first read by ModelSource::check, which its loader calls.
 // Threads: immutable after open.
 #pragma once
 
@@ -169,22 +170,24 @@ class ModelSource {
   // The files and the name behind a matrix, for errors: "x.safetensors:
   // model.layers.0.mlp.up_proj".
   std::string label(LayerId layer, Weight weight, ExpertId expert = {}) const;
-  // What only reading the weight's bytes shows: `check_scales`, and weight_shape. Opening did it
-  // for checkpoints below kCheckAtOpenBytes; of larger ones the loader checks each matrix that it
-  // packs, because opening would have to read the disk twice.
+  // What only reading the weight's bytes shows: NaN and infinity in plain weights, `check_scales`,
+  // and weight_shape. Opening did it for checkpoints below kCheckAtOpenBytes, and this returns at
+  // once; of larger ones the loader checks each matrix that it reads, because opening would have to
+  // read the disk twice.
   Result<void> check(LayerId layer, Weight weight, ExpertId expert = {}) const;
 
   // Releases the file pages behind a matrix; call after packing it.
   void drop(const kernels::SourceMatrix& matrix) const;
 
   std::uint64_t file_bytes() const;
-  // A hash of config.json, the tensor table (names, shapes, types), all norms and router biases:
-  // changes when the checkpoint does, also between two trainings of one architecture.
+  // A hash of config.json, the tensor table (names, shapes, types), the first 64 bytes of every
+  // tensor, all norms and router biases: changes when the checkpoint does, also between two
+  // trainings of one architecture.
   std::uint64_t fingerprint() const;
   std::vector<std::string> ignored_tensors() const;  // by the named list: MTP, vision, ...
-  ModelReport inspect(WeightsMode mode) const;
 
  private:
+  friend ModelReport inspect(const ModelSource& source, WeightsMode mode);
   struct State;
   explicit ModelSource(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
@@ -220,8 +223,6 @@ struct ModelReport {
   std::vector<PartBytes> parts;
   std::uint64_t kv_bytes_per_token = 0;  // BF16 latent cache, all layers
 };
-inline ModelReport inspect(const ModelSource& source, WeightsMode mode) {
-  return source.inspect(mode);
-}
+ModelReport inspect(const ModelSource& source, WeightsMode mode);
 
 }  // namespace conclave::model

@@ -62,6 +62,10 @@ bool layer_has(const ModelConfig& config, LayerId layer, Weight weight) {
     case Weight::kUp:
     case Weight::kDown:
       return !config.is_moe(layer);
+    case Weight::kSharedGate:
+    case Weight::kSharedUp:
+    case Weight::kSharedDown:
+      return config.is_moe(layer) && config.n_shared_experts > 0;
     case Weight::kEmbedding:
     case Weight::kHead:
       return false;

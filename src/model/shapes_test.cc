@@ -52,5 +52,16 @@ TEST(Shapes, WithoutQueryLoraThereIsOneQueryMatrix) {
   EXPECT_TRUE(layer_has(config, Norm::kQA));
 }
 
+TEST(Shapes, SharedWeightsNeedSharedExperts) {
+  ModelConfig config;
+  config.n_layers = 1;
+  EXPECT_FALSE(layer_has(config, LayerId{0}, Weight::kSharedUp));
+  EXPECT_TRUE(layer_has(config, LayerId{0}, Weight::kExpertUp));
+  config.n_shared_experts = 1;
+  EXPECT_TRUE(layer_has(config, LayerId{0}, Weight::kSharedUp));
+  config.n_dense_layers = 1;
+  EXPECT_FALSE(layer_has(config, LayerId{0}, Weight::kSharedUp));
+}
+
 }  // namespace
 }  // namespace conclave::model

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "base/mapped_file.h"
@@ -10,6 +11,8 @@ namespace conclave::model {
 namespace {
 
 using formats::Tensor;
+
+constexpr std::size_t kHashedBytes = 64;  // of every tensor, for the fingerprint
 
 // FNV-1a of each part, combined in order: not secure, only unlikely to collide.
 class Hash {
@@ -44,7 +47,8 @@ Result<void> visit_vectors(const TensorTable& table, const Visit& visit) {
 }
 
 Result<void> check_matrices(const TensorTable& table) {
-  for (const Linear* linear : {&table.embedding, &table.head}) TRY(check_values(*linear));
+  TRY(check_values(table.embedding));
+  if (!table.tied_head) TRY(check_values(table.head));
   for (const LayerTable& layer : table.layers) {
     for (const Linear& linear : layer.linears) {
       if (linear.weights != nullptr) TRY(check_values(linear));
@@ -62,6 +66,7 @@ struct ModelSource::State {
   formats::Checkpoint checkpoint;
   TensorTable table;
   std::uint64_t fingerprint = 0;
+  bool checked = false;  // opening read all matrices
 };
 
 Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
@@ -76,6 +81,8 @@ Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
     hash.add(tensor.name);
     hash.add(formats::name(tensor.dtype));
     for (const std::size_t size : tensor.shape) hash.add(size);
+    // Norms and biases alone are equal in checkpoints that were never trained.
+    hash.add(tensor.bytes.first(std::min(tensor.bytes.size(), kHashedBytes)));
   }
   const auto check_and_hash = [&hash](const Tensor& tensor) -> Result<void> {
     TRY(read_vector(tensor));
@@ -83,9 +90,10 @@ Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
     return {};
   };
   TRY(visit_vectors(table, check_and_hash));
-  if (checkpoint.total_bytes() < kCheckAtOpenBytes) TRY(check_matrices(table));
+  const bool small = checkpoint.total_bytes() < kCheckAtOpenBytes;
+  if (small) TRY(check_matrices(table));
   return ModelSource(std::make_unique<State>(
-      State{dir, description, std::move(checkpoint), std::move(table), hash.value()}));
+      State{dir, description, std::move(checkpoint), std::move(table), hash.value(), small}));
 }
 
 ModelSource::ModelSource(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -121,7 +129,9 @@ std::string ModelSource::label(LayerId layer, Weight weight, ExpertId expert) co
 }
 
 Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert) const {
-  return check_values(state_->table.linear(layer, weight, expert));
+  const Linear& linear = state_->table.linear(layer, weight, expert);
+  if (state_->checked) return {};
+  return check_values(linear);
 }
 
 void ModelSource::drop(const kernels::SourceMatrix& matrix) const {
@@ -135,21 +145,22 @@ std::uint64_t ModelSource::fingerprint() const { return state_->fingerprint; }
 
 std::vector<std::string> ModelSource::ignored_tensors() const { return state_->table.ignored; }
 
-ModelReport ModelSource::inspect(WeightsMode mode) const {
+ModelReport inspect(const ModelSource& source, WeightsMode mode) {
+  const TensorTable& table = source.state_->table;
   VectorBytes vectors;
-  vectors.norms = state_->table.final_norm->bytes.size();
-  for (const LayerTable& layer : state_->table.layers) {
+  vectors.norms = table.final_norm->bytes.size();
+  for (const LayerTable& layer : table.layers) {
     for (const Tensor* norm : layer.norms)
       vectors.norms += norm == nullptr ? 0 : norm->bytes.size();
     if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
   }
-  const auto matrix_of = [this](LayerId layer, Weight weight, ExpertId expert) {
-    return matrix(layer, weight, expert);
+  const auto matrix_of = [&source](LayerId layer, Weight weight, ExpertId expert) {
+    return source.matrix(layer, weight, expert);
   };
-  ModelReport result = report(config(), matrix_of, vectors, mode);
+  ModelReport result = report(source.config(), matrix_of, vectors, mode);
   // A tied head is kept and read a second time, but it is no second matrix of the model.
   for (PartBytes& part : result.parts) {
-    if (state_->description.tied_head && part.part == "head") part.parameters = part.file_bytes = 0;
+    if (table.tied_head && part.part == "head") part.parameters = part.file_bytes = 0;
   }
   return result;
 }

@@ -164,6 +164,43 @@ TEST_F(ModelSourceTest, ATiedHeadIsTheEmbedding) {
             source->matrix({}, Weight::kEmbedding).weights.data());
 }
 
+TEST_F(ModelSourceTest, NestedConfigsTieOnlyAHeadThatIsAbsent) {
+  for (const bool at_the_top : {true, false}) {
+    TestCheckpoint checkpoint(Kind::kBf16, "language_model.");
+    nlohmann::json text = checkpoint.config;
+    text["tie_word_embeddings"] = !at_the_top;
+    checkpoint.config = {{"architectures", {"KimiK25ForConditionalGeneration"}},
+                         {"model_type", "kimi_k25"},
+                         {"tie_word_embeddings", at_the_top},
+                         {"text_config", text}};
+    const auto own = open(checkpoint);
+    ASSERT_TRUE(own) << own.error().message;
+    EXPECT_EQ(bytes_of(own->matrix({}, Weight::kHead).weights),
+              checkpoint.at("language_model.lm_head.weight").bytes);
+    checkpoint.remove("language_model.lm_head.weight");
+    const auto tied = open(checkpoint);
+    ASSERT_TRUE(tied) << tied.error().message;
+    EXPECT_EQ(tied->matrix({}, Weight::kHead).weights.data(),
+              tied->matrix({}, Weight::kEmbedding).weights.data());
+    checkpoint.config["tie_word_embeddings"] = false;
+    checkpoint.config["text_config"]["tie_word_embeddings"] = false;
+    EXPECT_NE(error_of(checkpoint).find("language_model.lm_head.weight: missing"),
+              std::string::npos);
+  }
+}
+
+TEST_F(ModelSourceTest, AModelMayHaveNoSharedExperts) {
+  TestCheckpoint checkpoint(Kind::kBf16);
+  checkpoint.config["n_shared_experts"] = nullptr;
+  EXPECT_NE(error_of(checkpoint).find("mlp.shared_experts.down_proj.weight"), std::string::npos);
+  std::erase_if(checkpoint.tensors, [](const TestTensor& tensor) {
+    return tensor.name.find("shared_experts") != std::string::npos;
+  });
+  const auto source = open(checkpoint);
+  ASSERT_TRUE(source) << source.error().message;
+  EXPECT_EQ(Slice::whole(source->config()).shared_columns, (Range{0, 0}));
+}
+
 TEST_F(ModelSourceTest, DeepseekV2LiteHasOneQueryMatrixAndNoBias) {
   TestCheckpoint checkpoint(Kind::kBf16);
   checkpoint.config.update({{"architectures", {"DeepseekV2ForCausalLM"}},
@@ -194,6 +231,9 @@ TEST_F(ModelSourceTest, FingerprintFollowsConfigTableAndTraining) {
   TestCheckpoint retrained = checkpoint;
   retrained.at("model.layers.2.input_layernorm.weight").bytes[0] ^= 1;
   EXPECT_NE(open(retrained)->fingerprint(), first);
+  TestCheckpoint other_weights = checkpoint;
+  other_weights.at("model.layers.2.mlp.experts.3.up_proj.weight").bytes[63] ^= 1;
+  EXPECT_NE(open(other_weights)->fingerprint(), first);
   TestCheckpoint other_config = checkpoint;
   other_config.config["rms_norm_eps"] = 1e-6;
   EXPECT_NE(open(other_config)->fingerprint(), first);

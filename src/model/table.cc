@@ -39,7 +39,8 @@ class TableBuilder {
   Result<TensorTable> build() {
     TensorTable table;
     table.embedding = TRY(take_plain({}, Weight::kEmbedding));
-    table.head = description_.tied_head ? table.embedding : TRY(take_linear({}, Weight::kHead));
+    table.tied_head = description_.tied_head && !(description_.own_head_wins && has_head());
+    table.head = table.tied_head ? table.embedding : TRY(take_linear({}, Weight::kHead));
     table.final_norm = TRY(take_norm({}, Norm::kFinal));
     table.layers.resize(config_.n_layers);
     for (std::size_t i = 0; i < config_.n_layers; ++i) {
@@ -52,6 +53,12 @@ class TableBuilder {
 
  private:
   using Shape = std::vector<std::size_t>;
+
+  bool has_head() const {
+    const std::string name = linear_name(description_, {}, Weight::kHead);
+    return checkpoint_.find(name + ".weight") != nullptr ||
+           checkpoint_.find(name + ".weight_packed") != nullptr;
+  }
 
   Result<LayerTable> take_layer(LayerId layer) {
     LayerTable table;
@@ -67,9 +74,8 @@ class TableBuilder {
     }
     if (!config_.is_moe(layer)) return table;
     if (config_.router == RouterKind::kSigmoidBiased) {
-      constexpr std::array kBiasTypes = {DType::kF32, DType::kBF16};
       table.router_bias =
-          TRY(take(router_bias_name(description_, layer), kBiasTypes, {config_.n_experts}));
+          TRY(take(router_bias_name(description_, layer), kPlainTypes, {config_.n_experts}));
     }
     table.experts = checkpoint_.find(fused_gate_up_name(description_, layer)) != nullptr
                         ? TRY(take_fused_experts(layer))
@@ -153,7 +159,9 @@ class TableBuilder {
                               {shape.rows, shape.cols / kPerWord}));
     linear.scales = TRY(take(name + ".weight_scale", std::array{DType::kBF16},
                              {shape.rows, shape.cols / kernels::kGroup}));
-    linear.shape = TRY(take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
+    if (checkpoint_.find(name + ".weight_shape") != nullptr) {
+      linear.shape = TRY(take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
+    }
     linear.matrix = {kernels::SourceFormat::kInt4Group, shape.rows, shape.cols,
                      linear.weights->bytes, linear.scales->bytes};
     return linear;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace conclave::model {
 struct Linear {
   const formats::Tensor* weights = nullptr;  // nullptr: the model has no such matrix
   const formats::Tensor* scales = nullptr;
-  const formats::Tensor* shape = nullptr;  // INT4's weight_shape
+  const formats::Tensor* shape = nullptr;  // INT4's weight_shape, where the file has one
   kernels::SourceMatrix matrix;
 };
 
@@ -29,6 +30,7 @@ struct TensorTable {
   std::vector<LayerTable> layers;
   Linear embedding;
   Linear head;
+  bool tied_head = false;  // `head` is `embedding`
   const formats::Tensor* final_norm = nullptr;
   std::vector<std::string> ignored;
 
@@ -44,7 +46,9 @@ Result<TensorTable> build_table(const Description& description,
 std::string label_of(const formats::Tensor& tensor);
 std::string label_of(const Linear& linear);
 
-// weight_shape, when there is one, and `check_scales`.
+// The first NaN or infinity of a BF16, F16 or F32 matrix, as a position in row-major order.
+std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix);
+// weight_shape, when there is one, `check_scales`, and for plain matrices `first_not_finite`.
 Result<void> check_values(const Linear& linear);
 // A norm or router bias as float32; NaN and infinite values are errors.
 Result<std::vector<float>> read_vector(const formats::Tensor& tensor);

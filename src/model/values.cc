@@ -42,6 +42,22 @@ Result<void> check_weight_shape(const Linear& linear) {
                  std::to_string(matrix.cols) + "]");
 }
 
+// A matrix may be part of its tensor, as of fused experts: the place is that in the tensor.
+Result<void> check_plain(const Linear& linear) {
+  const std::optional<std::size_t> bad = first_not_finite(linear.matrix);
+  if (!bad) return {};
+  const Tensor& tensor = *linear.weights;
+  const auto offset = static_cast<std::size_t>(linear.matrix.weights.data() - tensor.bytes.data());
+  std::size_t rest = offset / formats::size_bytes(tensor.dtype) + *bad;
+  std::vector<std::size_t> place = tensor.shape;
+  for (std::size_t i = place.size(); i-- > 0;) {
+    place[i] = rest % tensor.shape[i];
+    rest /= tensor.shape[i];
+  }
+  return corrupt(label_of(tensor) + ": " + formats::shape_text(place) +
+                 " is NaN or infinite, expected a finite number");
+}
+
 }  // namespace
 
 std::string label_of(const Tensor& tensor) {
@@ -64,6 +80,7 @@ std::string label_of(const Linear& linear) {
 
 Result<void> check_values(const Linear& linear) {
   if (linear.shape != nullptr) TRY(check_weight_shape(linear));
+  TRY(check_plain(linear));
   return check_scales(linear.matrix, label_of(linear));
 }
 

@@ -20,6 +20,24 @@ constexpr std::int64_t kMaxTokensMax = std::int64_t{1} << 40;
 
 // --- messages ---------------------------------------------------------------------------------
 
+void check_tool_calls(FieldReader& fields, const Json& message, const std::string& prefix) {
+  const Json* calls = fields.array("tool_calls");
+  if (calls == nullptr) return;
+  for (std::size_t i = 0; i < calls->size(); ++i) {
+    const std::string where = "tool_calls[" + std::to_string(i) + "]";
+    const Json& call = (*calls)[i];
+    if (!call.is_object()) return fields.fail(where, "expected an object");
+    FieldReader reader(call, prefix + where + ".");
+    const Json* function = reader.object("function");
+    FieldReader inner(function == nullptr ? message : *function, prefix + where + ".function.");
+    if (function == nullptr || inner.string("name").value_or("").empty()) {
+      inner.fail("name", "expected the function's name");
+    }
+    if (reader.error()) fields.fail(*reader.error());
+    if (inner.error()) fields.fail(*inner.error());
+  }
+}
+
 // Roles and shapes beyond this are checked where the prompt is made.
 void check_message(FieldReader& fields, const Json& message, const std::string& where) {
   constexpr std::array<std::string_view, 6> kRoles = {"system",    "developer", "user",
@@ -31,7 +49,12 @@ void check_message(FieldReader& fields, const Json& message, const std::string& 
     reader.fail("role", "expected system, developer, user, assistant, tool or function, found \"" +
                             role + "\"");
   }
+  check_tool_calls(reader, message, where + ".");
   const Json* content = reader.find("content");
+  if (content == nullptr && role != "assistant") {
+    reader.fail("content",
+                "expected a string or an array of parts; only an assistant may have none");
+  }
   if (content != nullptr && !content->is_string() && !content->is_array()) {
     reader.fail("content", "expected a string or an array of parts, found " + excerpt(*content));
   }
@@ -187,6 +210,43 @@ void read_response_format(FieldReader& fields, GenerateRequest& request) {
   if (reader.error()) fields.fail(*reader.error());
 }
 
+// vLLM's fields. `field` names the one that `spec` came from.
+void set_format(FieldReader& fields, const std::string& field, text::GrammarSpec spec,
+                GenerateRequest& request) {
+  if (request.format) return fields.fail(field, "excludes " + request.format_field);
+  if (spec.source.empty()) return fields.fail(field, "expected a non-empty string");
+  request.format = std::move(spec);
+  request.format_field = field;
+}
+
+void read_guided(FieldReader& fields, GenerateRequest& request) {
+  using Kind = text::GrammarSpec::Kind;
+  if (const auto regex = fields.string("guided_regex")) {
+    set_format(fields, "guided_regex", {.kind = Kind::kRegex, .source = *regex}, request);
+  }
+  if (const Json* schema = fields.object("guided_json")) {
+    set_format(fields, "guided_json", {.kind = Kind::kJsonSchema, .source = dump(*schema)},
+               request);
+  }
+  const Json* outputs = fields.object("structured_outputs");
+  if (outputs == nullptr) return;
+  FieldReader reader(*outputs, "structured_outputs.");
+  const auto regex = reader.string("regex");
+  const Json* schema = reader.object("json");
+  if (reader.error()) return fields.fail(*reader.error());
+  if (regex) {
+    set_format(fields, "structured_outputs.regex", {.kind = Kind::kRegex, .source = *regex},
+               request);
+  }
+  if (schema != nullptr) {
+    set_format(fields, "structured_outputs.json",
+               {.kind = Kind::kJsonSchema, .source = dump(*schema)}, request);
+  }
+  if (!regex && schema == nullptr) {
+    fields.fail("structured_outputs", "expected regex or json, found " + excerpt(*outputs));
+  }
+}
+
 // --- sampling ---------------------------------------------------------------------------------
 
 std::optional<double> default_number(const Json& generation, const char* name) {
@@ -304,11 +364,13 @@ void read_stream(FieldReader& fields, GenerateRequest& request) {
 Parsed<GenerateRequest> parse_chat_request(const Json& body, const ChatDefaults& defaults) {
   GenerateRequest request;
   FieldReader fields(body);
+  // Any name is taken: clients are set up with names of their own, and one model runs here.
   request.model = fields.string("model").value_or("");
   read_messages(fields, request);
   read_template_options(fields, request);
   read_tool_choice(fields, request);
   read_response_format(fields, request);
+  read_guided(fields, request);
   read_sampling(fields, defaults, request.sampling);
   read_logprobs(fields, request.sampling);
   read_logit_bias(fields, defaults.vocab_size, request.sampling);
@@ -321,7 +383,8 @@ Parsed<GenerateRequest> parse_chat_request(const Json& body, const ChatDefaults&
                                    std::numeric_limits<std::int64_t>::max());
   if (seed) request.seed = static_cast<std::uint64_t>(*seed);
   if (request.format && request.tool_required) {
-    fields.fail("tool_choice", "a required call and response_format exclude each other");
+    fields.fail("tool_choice",
+                "a required call and " + request.format_field + " exclude each other");
   }
   if (fields.error()) return *fields.error();
   return request;

@@ -113,6 +113,21 @@ TEST(ChatApi, ErrorsNameTheFieldAndWhatWasFound) {
       {R"({"messages": [{"role": "user", "content": 5}]})", "messages[0].content"},
       {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})",
        "messages[0].content[0].type"},
+      {R"({"messages": [{"role": "user"}]})", "messages[0].content"},
+      {R"({"messages": [{"role": "tool", "content": null}]})", "messages[0].content"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": {}}]})", "messages[0].tool_calls"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": ["f"]}]})",
+       "messages[0].tool_calls[0]"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]})",
+       "messages[0].tool_calls[0].function.name"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"function": "f"}]}]})",
+       "messages[0].tool_calls[0].function"},
+      {R"({"guided_regex": ""})", "guided_regex"},
+      {R"({"guided_json": "{}"})", "guided_json"},
+      {R"({"structured_outputs": {"choice": ["a"]}})", "structured_outputs"},
+      {R"({"structured_outputs": {"regex": 1}})", "structured_outputs.regex"},
+      {R"({"guided_regex": "a", "guided_json": {}})", "guided_json"},
+      {R"({"guided_regex": "a", "response_format": {"type": "json_object"}})", "guided_regex"},
       {R"({"tools": [{"type": "function"}]})", "tools[0].function.name"},
       {R"({"tools": [{"type": "function", "function": {"neam": "f"}}],
            "tool_choice": {"type": "function", "function": {"name": "f"}}})",
@@ -165,6 +180,27 @@ TEST(ChatApi, ResponseFormats) {
   EXPECT_EQ(
       good(R"({"response_format": {"type": "json_object", "schema": {"a": 1}}})").format->kind,
       Kind::kJsonSchema);
+}
+
+TEST(ChatApi, GuidedOutput) {
+  using Kind = text::GrammarSpec::Kind;
+  for (const char* fields : {R"({"guided_regex": "a+", "response_format": {"type": "text"}})",
+                             R"({"structured_outputs": {"regex": "a+"}})"}) {
+    const GenerateRequest request = good(fields);
+    ASSERT_TRUE(request.format.has_value());
+    EXPECT_EQ(request.format->kind, Kind::kRegex);
+    EXPECT_EQ(request.format->source, "a+");
+  }
+  const GenerateRequest schema = good(R"({"guided_json": {"type": "object"}})");
+  ASSERT_TRUE(schema.format.has_value());
+  EXPECT_EQ(schema.format->kind, Kind::kJsonSchema);
+  EXPECT_EQ(schema.format->source, R"({"type":"object"})");
+}
+
+TEST(ChatApi, AnAssistantMayHaveNoContent) {
+  good(R"({"messages": [{"role": "user", "content": "hi"},
+                        {"role": "assistant", "content": null,
+                         "tool_calls": [{"id": "a", "function": {"name": "f"}}]}]})");
 }
 
 TEST(ChatApi, ReasoningEffortReachesTheTemplate) {

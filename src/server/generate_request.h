@@ -27,6 +27,7 @@ struct GenerateRequest {
   std::string tool_name;            // ... of this function; empty: of any
   bool parallel_tool_calls = true;  // false: the answer ends after the first call
   std::optional<text::GrammarSpec> format;
+  std::string format_field = "response_format";  // where `format` came from, for errors
 
   bool stream = false;
   bool include_usage = false;  // in the stream
@@ -59,7 +60,7 @@ struct AnswerEvent {
   std::string tool_id;
   std::string tool_name;
   AnswerEnd end = AnswerEnd::kStop;
-  std::vector<LogprobEntry> logprobs;  // of the tokens since the choice's last event
+  std::vector<LogprobEntry> logprobs;  // of the tokens that this event is the first to show
 };
 
 struct Usage {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "base/check.h"
@@ -59,9 +58,11 @@ bool Choice::take(std::vector<AnswerEvent>& events, const text::OutputEvent& out
       add_text(events, kind_of(output.kind), output.text, output.tool_index);
       return true;
     case Kind::kContent: {
+      n_content_ += output.text.size();
       text::StopStrings::Output passed = stops_.push(output.text);
       add_text(events, AnswerEvent::Kind::kText, std::move(passed.text));
       if (!passed.stopped_by) return true;
+      logprobs_.clear();  // of text that is never shown
       end(events, AnswerEnd::kStop);
       return false;
     }
@@ -74,7 +75,7 @@ bool Choice::take(std::vector<AnswerEvent>& events, const text::OutputEvent& out
       begin.tool_index = output.tool_index;
       begin.tool_id = output.tool_id;
       begin.tool_name = output.tool_name;
-      begin.logprobs = std::exchange(logprobs_, {});
+      begin.logprobs = take_logprobs(/*all=*/true);
       events.push_back(std::move(begin));
       return true;
     }
@@ -94,7 +95,8 @@ void Choice::add_text(std::vector<AnswerEvent>& events, AnswerEvent::Kind kind, 
   event.choice = options_.index;
   event.text = std::move(text);
   event.tool_index = tool_index;
-  event.logprobs = std::exchange(logprobs_, {});
+  if (kind == AnswerEvent::Kind::kText) n_shown_ += event.text.size();
+  event.logprobs = take_logprobs(/*all=*/kind != AnswerEvent::Kind::kText);
   events.push_back(std::move(event));
 }
 
@@ -107,7 +109,7 @@ void Choice::end(std::vector<AnswerEvent>& events, AnswerEnd reason) {
   // saying so, because its last call may be half a call.
   const bool calls = reason == AnswerEnd::kStop && parser_.tool_calls() > 0;
   event.end = calls ? AnswerEnd::kToolCalls : reason;
-  event.logprobs = std::exchange(logprobs_, {});
+  event.logprobs = take_logprobs(/*all=*/true);
   events.push_back(std::move(event));
 }
 
@@ -118,7 +120,18 @@ void Choice::note_logprob(const engine::TokenEvent& token) {
   for (const engine::TokenLogprob& top : token.top) {
     entry.top.push_back({.bytes = std::string(text_.token_bytes(top.id)), .logprob = top.logprob});
   }
-  logprobs_.push_back(std::move(entry));
+  logprobs_.push_back({.entry = std::move(entry), .start = n_content_});
+}
+
+std::vector<LogprobEntry> Choice::take_logprobs(bool all) {
+  const auto end =
+      all ? logprobs_.end()
+          : std::find_if(logprobs_.begin(), logprobs_.end(),
+                         [this](const HeldLogprob& held) { return held.start >= n_shown_; });
+  std::vector<LogprobEntry> taken;
+  for (auto held = logprobs_.begin(); held != end; ++held) taken.push_back(std::move(held->entry));
+  logprobs_.erase(logprobs_.begin(), end);
+  return taken;
 }
 
 // --- the request ------------------------------------------------------------------------------
@@ -147,6 +160,35 @@ ApiError context_error(std::size_t n_prompt, std::size_t context_max) {
           .code = "context_length_exceeded"};
 }
 
+// No vocabulary has a token of more bytes (the longest are runs of 128 spaces or dashes), so text
+// of context_max times as many bytes cannot fit.
+constexpr std::size_t kTokenBytesMax = 256;
+
+// Bytes of all strings in `json`, names included: tools reach the prompt with theirs.
+std::size_t text_bytes(const Json& json) {
+  if (json.is_string()) return json.get_ref<const std::string&>().size();
+  std::size_t bytes = 0;
+  if (json.is_object()) {
+    for (const auto& [name, value] : json.items()) bytes += name.size() + text_bytes(value);
+  } else if (json.is_array()) {
+    for (const Json& value : json) bytes += text_bytes(value);
+  }
+  return bytes;
+}
+
+// Rendering and encoding take seconds for tens of megabytes, and all connections wait meanwhile:
+// what cannot fit is refused before.
+std::optional<ApiError> check_size(const text::ChatPrompt& prompt, std::size_t context_max) {
+  const std::size_t bytes = text_bytes(prompt.messages) + text_bytes(prompt.tools);
+  if (bytes / kTokenBytesMax < context_max) return std::nullopt;
+  return ApiError{.message = "messages and tools have " + std::to_string(bytes) +
+                             " bytes of text; this model's maximum context length is " +
+                             std::to_string(context_max) + " tokens, which hold at most " +
+                             std::to_string(context_max * kTokenBytesMax) + " bytes",
+                  .param = "messages",
+                  .code = "context_length_exceeded"};
+}
+
 Parsed<std::optional<text::GrammarSpec>> choose_grammar(const text::TextModel& text,
                                                         const GenerateRequest& request) {
   if (!request.tool_required) return request.format;
@@ -156,17 +198,6 @@ Parsed<std::optional<text::GrammarSpec>> choose_grammar(const text::TextModel& t
   return grammar;
 }
 
-// What begins a call, in the families that have calls. Where no tools were offered the model cannot
-// make one: a client without tools has no use for it.
-std::vector<TokenId> call_begin_ids(const text::TextModel& text) {
-  std::vector<TokenId> ids;
-  for (const std::string_view name : {"<|tool_calls_section_begin|>", "<|tool_call_begin|>",
-                                      "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"}) {
-    if (const auto id = text.special(name)) ids.push_back(*id);
-  }
-  return ids;
-}
-
 engine::Request base_request(const text::TextModel& text, const GenerateRequest& request,
                              bool constrained) {
   engine::Request out;
@@ -174,7 +205,7 @@ engine::Request base_request(const text::TextModel& text, const GenerateRequest&
   out.stop_ids = text.stop_ids();
   out.banned_ids = text.banned_ids();
   if (request.prompt.tools.is_null()) {
-    const std::vector<TokenId> calls = call_begin_ids(text);
+    const std::vector<TokenId> calls = text.call_begin_ids();
     out.banned_ids.insert(out.banned_ids.end(), calls.begin(), calls.end());
   }
   if (request.ignore_eos && !constrained) {
@@ -189,6 +220,7 @@ engine::Request base_request(const text::TextModel& text, const GenerateRequest&
 
 Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
                                     std::size_t context_max, std::uint64_t seed) {
+  if (auto error = check_size(request.prompt, context_max)) return *error;
   auto prompt = text.render_chat(request.prompt);
   if (!prompt) {
     ApiError error = api_error(prompt.error());
@@ -207,7 +239,7 @@ Parsed<Generation> start_generation(const text::TextModel& text, const GenerateR
     const auto compiled = text.grammar(*grammar.value(), generation.prompt);
     if (!compiled) {
       ApiError error = api_error(compiled.error());
-      error.param = request.tool_required ? "tools" : "response_format";
+      error.param = request.tool_required ? "tools" : request.format_field;
       return error;
     }
   }

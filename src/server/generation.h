@@ -40,12 +40,21 @@ class Choice {
   bool take(std::vector<AnswerEvent>& events, const text::OutputEvent& output);
   void end(std::vector<AnswerEvent>& events, AnswerEnd reason);
   void note_logprob(const engine::TokenEvent& token);
+  std::vector<LogprobEntry> take_logprobs(bool all);
 
   const text::TextModel& text_;
   text::OutputParser parser_;
   text::StopStrings stops_;
   Options options_;
-  std::vector<LogprobEntry> logprobs_;  // since the last event
+  // Not yet sent. `start`: the content before the token, in bytes; a token is sent with the first
+  // event that shows some of it, because a stop string may still take it back.
+  struct HeldLogprob {
+    LogprobEntry entry;
+    std::size_t start = 0;
+  };
+  std::vector<HeldLogprob> logprobs_;
+  std::size_t n_content_ = 0;  // bytes of content so far, given to stops_
+  std::size_t n_shown_ = 0;    // of these, in events
   std::size_t n_tokens_ = 0;
   std::size_t n_reasoning_tokens_ = 0;
   bool in_reasoning_ = false;
@@ -62,8 +71,8 @@ struct Generation {
   Usage usage() const;
 };
 
-// Renders the prompt, chooses the grammar and checks that it compiles and that the prompt fits
-// `context_max` tokens. `seed`: for requests that name none.
+// Renders the prompt (after a look at its size), chooses the grammar and checks that it compiles
+// and that the prompt fits `context_max` tokens. `seed`: for requests that name none.
 Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
                                     std::size_t context_max, std::uint64_t seed);
 

@@ -150,6 +150,27 @@ TEST_F(GenerationTest, EveryTokenHasItsLogprobOnce) {
   EXPECT_EQ(bytes, answer);
 }
 
+TEST_F(GenerationTest, TokensThatAStopStringTookBackHaveNoLogprobs) {
+  const std::string answer = "one two three four five";
+  for (const char* stop : {"three", "three four", "two three four f", "one"}) {
+    Json fields = Json{{"logprobs", true}, {"stop", stop}};
+    Generation generation = good(dump(fields).c_str());
+    const auto events = say(generation.choices[0], answer, engine::FinishReason::kStop);
+    std::string bytes;
+    std::size_t start = 0;  // of the last token sent
+    for (const AnswerEvent& event : events) {
+      for (const LogprobEntry& entry : event.logprobs) {
+        start = bytes.size();
+        bytes += entry.token.bytes;
+      }
+    }
+    const std::string shown = text_of(events, Kind::kText);
+    EXPECT_EQ(shown, answer.substr(0, answer.find(stop)));
+    EXPECT_TRUE(bytes.starts_with(shown)) << bytes;
+    EXPECT_TRUE(shown.empty() ? bytes.empty() : start < shown.size()) << stop << ": " << bytes;
+  }
+}
+
 TEST_F(GenerationTest, TheEngineIsToldEverything) {
   const Generation generation = good(R"({"n": 2, "seed": 5, "max_tokens": 9, "temperature": 0.5})");
   ASSERT_EQ(generation.requests.size(), 2u);
@@ -184,11 +205,24 @@ TEST_F(GenerationTest, APromptThatDoesNotFitHasItsCodeAndNumbers) {
   EXPECT_NE(generation.error().message.find("8 tokens"), std::string::npos);
 }
 
+TEST_F(GenerationTest, TextThatCannotFitIsRefusedBeforeItIsRendered) {
+  const Json huge = Json{
+      {"messages", Json::array({Json{{"role", "user"}, {"content", std::string(2 << 20, 'a')}}})}};
+  auto generation = start(dump(huge).c_str());
+  ASSERT_FALSE(generation);
+  EXPECT_EQ(generation.error().code, "context_length_exceeded");
+  EXPECT_NE(generation.error().message.find("20971"), std::string::npos) << "the bytes found";
+  EXPECT_NE(generation.error().message.find("1048576 bytes"), std::string::npos);
+}
+
 TEST_F(GenerationTest, GrammarsAreCheckedBeforeTheAnswerBegins) {
   auto bad = start(R"({"response_format": {"type": "json_schema",
                         "json_schema": {"schema": {"type": "nonsense"}}}})");
   ASSERT_FALSE(bad);
   EXPECT_EQ(bad.error().param, "response_format");
+  auto bad_regex = start(R"({"guided_regex": "("})");
+  ASSERT_FALSE(bad_regex);
+  EXPECT_EQ(bad_regex.error().param, "guided_regex");
   const Generation required = [] {
     Json body = Json::parse(kTools);
     body["tool_choice"] = "required";

@@ -147,6 +147,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string waiting_;  // output not yet given to the system
   std::string writing_;  // output of the write in progress
   std::size_t body_bytes_ = 0;
+  Time body_deadline_{};
   bool answering_ = false;  // between dispatch and the answer's end
   bool watching_ = false;   // a wait for the client's end is pending
   bool keep_alive_ = false;
@@ -244,12 +245,16 @@ void Connection::on_header(error_code error) {
   if (!head.header("expect").empty() && !parser_->is_done()) {
     write("HTTP/1.1 100 Continue\r\n\r\n");
   }
+  body_deadline_ = Time::clock::now() + server_->limits.whole_body_timeout;
   read_body();
 }
 
 void Connection::read_body() {
   if (parser_->is_done()) return dispatch();
-  stream_.expires_after(server_->limits.body_timeout);
+  // Else a body that comes byte by byte would hold its room for ever.
+  const Time now = Time::clock::now();
+  if (now >= body_deadline_) return close();
+  stream_.expires_at(std::min(now + server_->limits.body_timeout, body_deadline_));
   const std::size_t before = parser_->get().body().size();
   http::async_read_some(stream_, buffer_, *parser_,
                         [self = shared_from_this(), before](error_code error, std::size_t) {

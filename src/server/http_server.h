@@ -2,8 +2,8 @@
 //
 // Limits: headers 64 KiB, bodies 64 MiB each and 256 MiB together, 1,024 connections, output of
 // 8 MiB waiting for one slow reader. Beyond one: 431, 413, 503, a refused connection, a closed one.
-// Silence: 60 s for the next request and its headers, 30 s between pieces of a body, 60 s for a
-// reader that takes nothing.
+// Time: 60 s for the next request and its headers, 30 s between pieces of a body and 5 minutes for
+// the whole of it, 60 s for a reader that takes nothing.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,8 @@ struct HttpLimits {
   std::size_t output_bytes_max = std::size_t{8} << 20;
   std::size_t connections_max = 1024;
   Duration header_timeout = std::chrono::seconds(60);
-  Duration body_timeout = std::chrono::seconds(30);
+  Duration body_timeout = std::chrono::seconds(30);  // between pieces
+  Duration whole_body_timeout = std::chrono::minutes(5);
   Duration write_timeout = std::chrono::seconds(60);
 };
 

@@ -259,6 +259,20 @@ TEST_F(Http, SlowRequestsEnd) {
   EXPECT_LT(RealClock().now() - start, 4s);
 }
 
+class HttpWithLongPauses : public Http {
+ protected:
+  void SetUp() override {
+    HttpLimits limits;
+    limits.whole_body_timeout = 300ms;
+    start(limits);
+  }
+};
+
+TEST_F(HttpWithLongPauses, AWholeBodyHasALimitToo) {
+  EXPECT_EQ(ask("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"), "");
+  EXPECT_TRUE(ask(post("/echo", "in time", kClose)).ends_with("in time"));
+}
+
 TEST_F(Http, AClientThatGoesIsNoticed) {
   {
     Client client(port_);

@@ -160,6 +160,9 @@ class TextModel {
   const std::vector<TokenId>& stop_ids() const;
   // Ids that must never be sampled: reserved, padding, unknown, media (docs/models.md 11.30).
   const std::vector<TokenId>& banned_ids() const;
+  // What begins a call, in the families that have calls: banned where no tools are offered, for
+  // nobody could run the call.
+  std::vector<TokenId> call_begin_ids() const;
   // "temperature", "top_p", ... of generation_config.json, or an empty object.
   const Json& generation_defaults() const;
 

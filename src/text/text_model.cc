@@ -91,6 +91,15 @@ const std::vector<TokenId>& TextModel::stop_ids() const { return state_->stop_id
 
 const std::vector<TokenId>& TextModel::banned_ids() const { return state_->banned_ids; }
 
+std::vector<TokenId> TextModel::call_begin_ids() const {
+  std::vector<TokenId> ids;
+  for (const std::string_view name : {"<|tool_calls_section_begin|>", "<|tool_call_begin|>",
+                                      "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"}) {
+    if (const auto id = special(name)) ids.push_back(*id);
+  }
+  return ids;
+}
+
 const Json& TextModel::generation_defaults() const {
   return state_->checkpoint.generation_defaults;
 }

@@ -139,6 +139,12 @@ TEST(TextModel, FoldersWithoutOrWithBrokenTokenizers) {
   EXPECT_FALSE(TextModel::load(ember(), 0));
 }
 
+TEST(TextModel, NamesWhatBeginsACall) {
+  const TextModel model = loaded(ember());
+  EXPECT_EQ(model.call_begin_ids(), (std::vector{special(model, "<|tool_calls_section_begin|>"),
+                                                 special(model, "<|tool_call_begin|>")}));
+}
+
 TEST(TextModel, ReadsTokenizerJson) {
   const TestFolder folder;
   folder.write("tokenizer.json", byte_level_tokenizer({"<｜begin▁of▁sentence｜>",

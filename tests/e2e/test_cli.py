@@ -101,6 +101,13 @@ class Usage(CliTest):
         self.fails(2, "logits", EMBER, says="--ids")
         self.fails(2, "perplexity", EMBER, says="--text")
         self.fails(2, "perplexity", EMBER, "--ids", "a", "--text", "b", says="--text")
+        for command in ("run", "serve", "bench"):
+            self.fails(2, command, "--isa", "abacus", says="abacus")
+            self.fails(2, command, "--context", "1000000", says="limit")
+        self.fails(2, "run", "-p", "", says="prompt is empty")
+        self.fails(2, "run", "-p", "x", "--max-tokens", "-1", says=["--max-tokens", "negative"])
+        self.fails(2, "run", "-p", "x", "--seed", "-1", says=["--seed", "negative"])
+        self.fails(2, "run", "-p", "x", "--stop", "", says=["--stop", "empty"])
         self.fails(2, "model", says="command")
         self.fails(2, "model", "nothing", says="nothing")
 
@@ -109,7 +116,6 @@ class Usage(CliTest):
         self.fails(1, "model", "inspect", "/no/such/model", says="/no/such/model")
         self.fails(1, "logits", EMBER, "--ids", "/no/ids.json", says="/no/ids.json")
         self.fails(1, "perplexity", EMBER, "--text", "/no/text", says="/no/text")
-        self.fails(1, "run", "-p", "x", "--isa", "abacus", says="abacus")
 
     def test_closed_output_ends_quietly(self):
         program = subprocess.Popen([BINARY, "--version"], stdout=subprocess.PIPE,
@@ -213,6 +219,9 @@ class Run(CliTest):
         cut = self.ask(*flags, "--stop", stop)
         self.assertEqual(cut["text"], whole[:whole.index(stop)])
         self.assertEqual(cut["finish_reason"], "stop")
+        # Met in the last token that is allowed, it is still a stop.
+        last = self.ask(*flags[:-1], str(cut["completion_tokens"]), "--stop", stop)
+        self.assertEqual((last["text"], last["finish_reason"]), (cut["text"], "stop"))
 
     def test_length_is_reported(self):
         answer = self.ask("-p", "Tell me a story.", "--temperature", "0", "--max-tokens", "3")
@@ -222,7 +231,6 @@ class Run(CliTest):
     def test_empty_prompt_and_long_prompt(self):
         self.fails(1, "run", stdin=" \n", says="prompt is empty")
         self.fails(1, "run", "--context", "64", stdin="word " * 500, says="context")
-        self.fails(1, "run", "--context", "1000000", "-p", "x", says="limit")
 
     def test_model_without_tokenizer(self):
         bare = self.dir / "bare"
@@ -292,6 +300,10 @@ class Conversation(CliTest):
         path = self.dir / "chat.json"
         terminal.send(f"/save {path}\n")
         terminal.until("Saved 2 messages")
+        terminal.send(f"/save {self.dir}/none/chat.json\n")
+        terminal.until("No such file or directory")
+        terminal.send(f"/save {self.dir}\n")
+        terminal.until("not a regular file")
         terminal.send("/nonsense\n")
         terminal.until("no command")
         terminal.send("/clear\n")
@@ -300,6 +312,7 @@ class Conversation(CliTest):
         self.assertEqual(terminal.wait(), 0)
         saved = json.loads(path.read_text())
         self.assertEqual([m["role"] for m in saved["messages"]], ["user", "assistant"])
+        self.assertEqual([p.name for p in self.dir.iterdir()], ["chat.json"])
 
     def test_later_turns_see_earlier_ones(self):
         terminal = Terminal("--temperature", "0", "--max-tokens", "8", "--system", "Be kind.")
@@ -413,7 +426,11 @@ class Synth(CliTest):
         self.assertNotEqual(first, (self.synth(*form, "--seed", "1") / shard).read_bytes())
 
     def test_errors(self):
-        self.fails(1, "model", "synth", "--out", self.dir / "x", says="--like")
+        self.fails(2, "model", "synth", "--out", self.dir / "x", says="--like")
+        self.fails(2, "model", "synth", "--like", "ember", "--dense", "9", "--out", self.dir / "x",
+                   says="--dense")
+        self.fails(2, "model", "synth", "--like", "ember", "--seed", "-1", "--out", self.dir / "x",
+                   says="--seed")
         self.fails(1, "model", "synth", "--preset", "m3", "--out", self.dir / "x", says="Qwen3")
         self.fails(2, "model", "synth", "--like", "gpt", "--out", self.dir / "x", says="gpt")
         self.write("taken", "x")
@@ -508,8 +525,8 @@ class Bench(CliTest):
         self.assertEqual(report["threads"], 2)
         table = self.ok("bench", *flags).stdout
         self.assertIn("decode", table)
-        self.fails(1, "bench", "--prefill", "x", says="--prefill")
-        self.fails(1, "bench", "--prefill", "5000", says="context")
+        self.fails(2, "bench", "--prefill", "x", says="--prefill")
+        self.fails(2, "bench", "--prefill", "5000", says="context")
 
 
 if __name__ == "__main__":

@@ -262,11 +262,28 @@ class ServeTest(unittest.TestCase):
         )
         schema = {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}
         self.assertEqual(self.bad(400, response_format=schema)["param"], "response_format")
+        self.assertEqual(self.bad(400, guided_regex="(")["param"], "guided_regex")
+        self.assertEqual(
+            self.bad(400, messages=[{"role": "user"}])["param"], "messages[0].content"
+        )
+
+    def test_a_regex_shapes_the_answer(self):
+        for fields in (
+            {"guided_regex": "[0-9]{4}-[0-9]{2}"},
+            {"structured_outputs": {"regex": "[0-9]{4}-[0-9]{2}"}},
+        ):
+            answer = self.good("When?", temperature=0, max_tokens=40, **fields)
+            content = answer["choices"][0]["message"]["content"]
+            self.assertRegex(content, r"\A[0-9]{4}-[0-9]{2}\Z")
 
     def test_context_overflow_has_its_code_and_the_numbers(self):
         error = self.bad(400, prompt="word " * 5000)
         self.assertEqual(error["code"], "context_length_exceeded")
         self.assertIn("4096", error["message"])
+        started = time.monotonic()
+        huge = self.bad(400, prompt="word " * 6_000_000)
+        self.assertEqual(huge["code"], "context_length_exceeded")
+        self.assertLess(time.monotonic() - started, 5)
         # More than fits is as much as fits, not an error: agents ask for 32,000.
         self.good("Hi", max_tokens=32000, temperature=0)
 
