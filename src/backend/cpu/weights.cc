@@ -219,6 +219,7 @@ Result<CpuWeights> load_weights(const model::ModelSource& source, const model::S
 
   arena.set_filled_key(0);
   if (slice.embedding) {
+    TRY(source.check({}, Weight::kEmbedding));
     const SourceMatrix from = source.matrix({}, Weight::kEmbedding);
     std::memcpy(base + planner.embedding_offset(), from.weights.data(), from.weights.size());
     source.drop(from);
