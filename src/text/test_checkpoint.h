@@ -18,7 +18,7 @@
 namespace conclave::text {
 
 inline std::filesystem::path repository() {
-  return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  return ".";  // ctest runs the tests there
 }
 
 inline std::filesystem::path ember() { return repository() / "models" / "ember"; }
