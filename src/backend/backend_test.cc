@@ -249,6 +249,17 @@ TEST(CpuBackend, AttachesToFilledWeightsWithoutLoading) {
   EXPECT_GT(calls, 0u);
 }
 
+TEST(CpuBackend, AnArenaTooSmallForTheModelIsAnError) {
+  const model::Slice slice = model::Slice::whole(ember().config());
+  CpuOptions options;
+  options.limits.pages = 1;
+  auto arena = WeightArena::create_private(cpu_weight_bytes(ember(), slice, options) - 4096);
+  ASSERT_TRUE(arena);
+  const auto backend = make_cpu_backend(ember(), slice, options, *arena, nullptr);
+  ASSERT_FALSE(backend);
+  EXPECT_NE(backend.error().message.find("has changed"), std::string::npos);
+}
+
 TEST(CpuBackend, UnknownIsaIsAnError) {
   const model::Slice slice = model::Slice::whole(ember().config());
   CpuOptions options{.isa = "z80"};

@@ -70,8 +70,7 @@ class Planner {
   }
 
   std::span<const std::byte> view(std::size_t offset, std::size_t bytes) const {
-    if (arena_.empty()) return {};
-    CHECK(offset + bytes <= arena_.size());
+    if (offset + bytes > arena_.size()) return {};  // only counting, or found too small at the end
     return arena_.subspan(offset, bytes);
   }
 
@@ -213,6 +212,9 @@ Result<CpuWeights> load_weights(const model::ModelSource& source, const model::S
   std::byte* base = arena.bytes().data();
   CpuWeights weights =
       planner.walk(arena.bytes(), [&plan](const Planned& p) { plan.push_back(p); });
+  if (planner.bytes() > arena.bytes().size()) {
+    return invalid_input(source.dir().string() + ": has changed since its memory was reserved");
+  }
   load_norms(source, weights);
   const std::uint64_t key = hash_combine(planner.key(), source.fingerprint()) | 1u;
   if (arena.filled_key() == key) return weights;
