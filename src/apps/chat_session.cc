@@ -21,47 +21,25 @@ std::uint64_t fresh_seed() {
   return (std::uint64_t{device()} << 32) | device();
 }
 
-// Turns tokens into the events that a person may see, and collects them into an Answer.
+// Shows the events of an answer and collects them into an Answer.
 class Transcript {
  public:
-  Transcript(text::OutputParser parser, std::vector<std::string> stops, const AnswerSink& sink)
-      : parser_(std::move(parser)), stops_(std::move(stops)), sink_(sink) {}
+  Transcript(text::AnswerParser parser, const AnswerSink& sink)
+      : parser_(std::move(parser)), sink_(sink) {}
 
   void push(TokenId id) {
-    for (OutputEvent& event : parser_.push(id)) take(std::move(event));
+    for (const OutputEvent& event : parser_.push(id)) show(event);
   }
   void finish() {
-    if (stopped_) return;
-    for (OutputEvent& event : parser_.finish()) take(std::move(event));
-    if (stopped_) return;
-    OutputEvent rest;
-    rest.text = stops_.finish();
-    show(rest);
+    for (const OutputEvent& event : parser_.finish()) show(event);
   }
-  bool stopped() const { return stopped_; }  // a stop string was met
+  bool stopped() const { return parser_.stopped(); }
   Answer& answer() { return answer_; }
 
  private:
-  void take(OutputEvent event) {
-    if (stopped_) return;
-    if (event.kind == OutputEvent::Kind::kToolBegin) {
-      // What might have begun a stop string was content before the call.
-      OutputEvent held;
-      held.text = stops_.finish();
-      show(held);
-    }
-    if (event.kind == OutputEvent::Kind::kContent) {
-      text::StopStrings::Output output = stops_.push(event.text);
-      stopped_ = output.stopped_by.has_value();
-      event.text = std::move(output.text);
-    }
-    show(event);
-  }
-
   void show(const OutputEvent& event) {
     switch (event.kind) {
       case OutputEvent::Kind::kContent:
-        if (event.text.empty()) return;
         answer_.content += event.text;
         break;
       case OutputEvent::Kind::kReasoning:
@@ -80,11 +58,9 @@ class Transcript {
     if (sink_.event) sink_.event(event);
   }
 
-  text::OutputParser parser_;
-  text::StopStrings stops_;
+  text::AnswerParser parser_;
   const AnswerSink& sink_;
   Answer answer_;
-  bool stopped_ = false;
 };
 
 std::string finish_name(engine::FinishReason finish, const Transcript& transcript,
@@ -202,7 +178,7 @@ engine::Request ChatSession::request_for(const std::vector<TokenId>& prompt) {
 Result<Answer> ChatSession::generate(const std::vector<TokenId>& prompt, const AnswerSink& sink) {
   const Time start = clock_.now();
   Time first = start;
-  Transcript transcript(text_.output_parser(prompt), options_.stops, sink);
+  Transcript transcript({text_.output_parser(prompt), options_.stops}, sink);
   Answer& answer = transcript.answer();
   answer.prompt_tokens = prompt.size();
   engine::Request request = request_for(prompt);

@@ -1,30 +1,24 @@
 #include "apps/loaded_model.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "base/memory_size.h"
+
 namespace conclave::apps {
 namespace {
 
-std::uint64_t physical_memory_bytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES);
-  const long page_bytes = sysconf(_SC_PAGESIZE);
-  if (pages <= 0 || page_bytes <= 0) return 0;
-  return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
-}
-
 // An early error instead of a kill by the system half-way through loading.
 Result<void> check_memory(std::uint64_t weights, std::uint64_t kv, std::size_t context) {
-  const std::uint64_t have = physical_memory_bytes();
-  if (have == 0 || weights + kv <= have) return {};
-  return exhausted(fmt::format(
-      "the model needs {} for weights and {} for {} tokens of context, this machine has {}: try "
-      "{}a machine with more memory",
-      human_bytes(weights), human_bytes(kv), context, human_bytes(have),
-      weights <= have ? "a smaller --context or " : "--weights int8 or "));
+  const std::optional<std::uint64_t> have = memory_size_bytes();
+  if (!have || weights + kv <= *have) return {};
+  return exhausted(
+      fmt::format("the model needs {} for weights and {} for {} tokens of context, and {} may be "
+                  "used here: try {}a machine with more memory",
+                  human_bytes(weights), human_bytes(kv), context, human_bytes(*have),
+                  weights <= *have ? "a smaller --context or " : "--weights int8 or "));
 }
 
 }  // namespace

@@ -70,8 +70,8 @@ void add_synth_command(CLI::App& model, Program& program) {
   command
       ->add_option("--preset", request.preset,
                    "a shape for benchmarks: m1 (DeepSeek-V2-Lite), m2 (3 Kimi K2 layers, 96 "
-                   "experts), m3 (Qwen3-MoE); other flags change it")
-      ->check(CLI::IsMember({"m1", "m2", "m3"}));
+                   "experts); other flags change it")
+      ->check(CLI::IsMember({"m1", "m2"}));
   add_shape_options(*command, request);
   command
       ->add_option("--quant", request.quant,

@@ -129,11 +129,8 @@ Result<ModelConfig> preset_config(const std::string& preset) {
     c.n_layers = 3;
     c.n_dense_layers = 0;
     c.n_experts = 96;
-  } else if (preset == "m3") {
-    return unsupported(
-        "preset m3 has the shape of Qwen3-MoE: this build has no Qwen3MoeForCausalLM, use m2");
   } else {
-    return invalid_input(fmt::format("preset {}: choose m1, m2 or m3", preset));
+    return invalid_input(fmt::format("preset {}: choose m1 or m2", preset));
   }
   c.vocab_size = 8192;
   c.max_positions = 4096;

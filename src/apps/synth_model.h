@@ -22,7 +22,7 @@ enum class SynthQuant : std::uint8_t {
 
 struct SynthRequest {
   std::string like;    // "kimi-k2", "deepseek-v3", "ember"; empty with a preset
-  std::string preset;  // "m1", "m2", "m3" or empty
+  std::string preset;  // "m1", "m2" or empty
   std::string quant = "official";
   std::optional<std::size_t> layers;
   std::optional<std::size_t> dense;  // layers without experts, from the first

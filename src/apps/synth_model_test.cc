@@ -54,11 +54,11 @@ TEST(SynthModel, RefusesWhatCannotBe) {
   small.vocab = 511;
   EXPECT_FALSE(synth_model(small));
   EXPECT_FALSE(synth_model(SynthRequest{}));
-  SynthRequest qwen;
-  qwen.preset = "m3";
-  const Result<SynthModel> refused = synth_model(qwen);
+  SynthRequest no_preset;
+  no_preset.preset = "m3";
+  const Result<SynthModel> refused = synth_model(no_preset);
   ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidInput);
 }
 
 TEST(ConfigJson, ReadsBackAsTheSameModel) {

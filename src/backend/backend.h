@@ -3,7 +3,7 @@
 // One operation is what a GPU can do without coming back to the host: embed, attention block,
 // route, expert block, head. The exchange of partial sums between ranks sits between two calls:
 //
-//   backend.embed(step);
+//   backend.embed(step);           // or begin(step, residual) with the rows that another rank sent
 //   for each layer:
 //     backend.attention(layer);          exchange(backend.partial());  backend.add_partial();
 //     backend.route(layer);
@@ -73,7 +73,13 @@ class Backend {
   virtual std::string describe() const = 0;  // "cpu avx512, 2 threads"
 
   // Starts a step: hidden = embedding of the tokens. The step's spans must live until head().
+  // Only for a slice that holds the embedding.
   virtual void embed(const Step& step) = 0;
+  // Starts a step from given rows, on any slice: hidden = residual [R, H], which is copied. The
+  // ranks without the embedding begin with the residual() that rank 0 has after embed().
+  virtual void begin(const Step& step, std::span<const float> residual) = 0;
+  // The hidden rows [R, H] themselves, host memory; valid until the next operation.
+  virtual std::span<const float> residual() = 0;
   // partial = this slice's share of Attn(RMSNorm(hidden)); writes the rows' KV.
   virtual void attention(LayerId layer) = 0;
   // Chooses experts for a MoE layer from RMSNorm(hidden); a no-op in a dense layer. `forced`:

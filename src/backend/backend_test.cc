@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -55,6 +56,14 @@ struct Part {
   bool decode = false;
 };
 
+// Starts the step on the first rank, and on the others with the rows that it sends them.
+void start(std::vector<Node>& ranks, const Step& step) {
+  ranks[0].backend->embed(step);
+  const std::span<const float> rows = ranks[0].backend->residual();
+  const std::vector<float> sent(rows.begin(), rows.end());
+  for (std::size_t rank = 1; rank < ranks.size(); ++rank) ranks[rank].backend->begin(step, sent);
+}
+
 // Runs one step over the ranks' backends, adding their partial sums in rank order as the exchange
 // does; returns the logits of all rows, the ranks' vocabulary shares side by side.
 std::vector<float> run(std::vector<Node>& ranks, const std::vector<Part>& parts) {
@@ -79,7 +88,7 @@ std::vector<float> run(std::vector<Node>& ranks, const std::vector<Part>& parts)
       rank.backend->add_partial();
     }
   };
-  for (Node& rank : ranks) rank.backend->embed(step);
+  start(ranks, step);
   for (std::uint16_t l = 0; l < ember().config().n_layers; ++l) {
     for (Node& rank : ranks) rank.backend->attention(LayerId{l});
     exchange();
@@ -208,12 +217,49 @@ TEST(CpuBackend, UnevenSlicesAddUpToTheWholeModel) {
   model::Slice nothing = model::Slice::whole(config);
   nothing.heads = nothing.expert_columns = nothing.shared_columns = nothing.dense_columns =
       nothing.vocab = {0, 0};
+  second.embedding = nothing.embedding = false;
   const CpuOptions options{.exact = true};
   std::vector<Node> ranks;
   ranks.push_back(make_node(options, first));
   ranks.push_back(make_node(options, second));
   ranks.push_back(make_node(options, nothing));
   EXPECT_LT(relative_error(run(ranks, parts), run_one(options, parts)), 1e-5);
+}
+
+// A rank that holds all but the embedding, behind one that holds nothing else: the sums gain only
+// zeros, so the logits keep their bits.
+TEST(CpuBackend, AStepBegunFromSentRowsKeepsTheBits) {
+  const std::vector<Part> parts = {{some_tokens(20, 10), 0, {2}}, {some_tokens(3, 11), 0, {6}}};
+  const CpuOptions options{.exact = true};
+  model::Slice holder = model::Slice::whole(ember().config());
+  model::Slice rest = holder;
+  holder.heads = holder.expert_columns = holder.shared_columns = holder.dense_columns =
+      holder.vocab = {0, 0};
+  rest.embedding = false;
+  std::vector<Node> ranks;
+  ranks.push_back(make_node(options, holder));
+  ranks.push_back(make_node(options, rest));
+  EXPECT_EQ(run(ranks, parts), run_one(options, parts));
+}
+
+TEST(CpuBackend, ResidualIsTheEmbeddingAndThenWhatWasAdded) {
+  Node node = make_node({});
+  const std::vector<TokenId> tokens = some_tokens(2, 12);
+  const std::vector<PageIndex> pages = {0};
+  const std::vector<SequenceRows> sequences = {{0, 2, 0, pages}};
+  node.backend->embed({tokens, sequences, {}});
+  const std::size_t hidden = ember().config().hidden_size;
+  std::vector<float> expected(2 * hidden);
+  const kernels::SourceMatrix embedding = ember().matrix({}, model::Weight::kEmbedding);
+  for (std::size_t row = 0; row < 2; ++row) {
+    kernels::dequantize_row(embedding, tokens[row].value, 0,
+                            std::span(expected).subspan(row * hidden, hidden));
+  }
+  EXPECT_TRUE(std::ranges::equal(node.backend->residual(), expected));
+  node.backend->attention(LayerId{0});
+  for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += node.backend->partial()[i];
+  node.backend->add_partial();
+  EXPECT_TRUE(std::ranges::equal(node.backend->residual(), expected));
 }
 
 TEST(CpuBackend, Int8WeightsStayClose) {

@@ -48,9 +48,18 @@ Result<WorkerOptions> parse_worker_arguments(std::span<const std::string> argume
 int worker_main(const WorkerOptions& options);
 
 struct SupervisorOptions {
-  Duration heartbeat_limit = std::chrono::seconds(2);   // no heartbeat: the worker is killed
-  Duration progress_limit = std::chrono::seconds(300);  // busy without progress: killed
-  Duration stable_after = std::chrono::seconds(10);     // ready so long: old failures are forgotten
+  Duration heartbeat_limit = std::chrono::seconds(2);  // no heartbeat: the worker is killed
+  // Loading without progress: killed. A tensor of many GB may come from a slow disk or a network.
+  Duration loading_limit = std::chrono::seconds(300);
+  // Busy without progress after that: killed. Progress is counted in operations, a few to a layer.
+  // The heaviest first one, a chunk of 512 tokens through a layer of a model with 32 billion active
+  // parameters, is half a TFLOP: 30 s are enough at 20 GFLOP/s, and machines with the memory for
+  // such a model do far more.
+  Duration progress_limit = std::chrono::seconds(30);
+  // Attention grows with the context, chunk by chunk: the limit is raised to so many times the
+  // longest operation that this worker has finished, up to `loading_limit`.
+  int progress_factor = 8;
+  Duration stable_after = std::chrono::seconds(10);  // ready so long: old failures are forgotten
   Duration backoff_first = std::chrono::milliseconds(100);  // doubles; the first restart is at once
   Duration backoff_max = std::chrono::seconds(5);
   // Ends in a row before the worker was ready; then the agent has failed. A worker that was ready

@@ -25,7 +25,10 @@ Result<void> WorkerLoop::receive() {
   pulse_.busy = !wait;
   const auto messages = TRY(channel_.receive(wait));
   pulse_.busy = true;
-  for (const wire::pb::ToWorker& message : messages) TRY(handle(message));
+  for (const wire::pb::ToWorker& message : messages) {
+    TRY(handle(message));
+    ++pulse_.progress;  // many admissions with a grammar each may take long together
+  }
   return {};
 }
 
@@ -63,8 +66,8 @@ Result<void> WorkerLoop::admit(const wire::pb::Admit& message) {
 }
 
 void WorkerLoop::step() {
-  for (const engine::TokenEvent& event : engine_.step()) add_token(event);
-  ++pulse_.progress;
+  const auto events = engine_.step([this] { ++pulse_.progress; });
+  for (const engine::TokenEvent& event : events) add_token(event);
 }
 
 void WorkerLoop::add_token(const engine::TokenEvent& event) {

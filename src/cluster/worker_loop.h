@@ -13,7 +13,8 @@
 
 namespace conclave::cluster {
 
-// What the heartbeat thread reports; written by the thread that works.
+// What the heartbeat thread reports; written by the thread that works. `progress` moves with every
+// operation of a step, so a layer that hangs is told from a step that is long.
 struct WorkerPulse {
   std::atomic<std::uint64_t> progress{0};
   std::atomic<bool> busy{true};  // loading comes first

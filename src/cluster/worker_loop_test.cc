@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <atomic>
 #include <optional>
 #include <thread>
 
@@ -26,13 +27,19 @@ class CountingBackend final : public backend::Backend {
   const model::ModelConfig& config() const override { return config_; }
   const backend::Limits& limits() const override { return limits_; }
   std::string describe() const override { return "counting"; }
-  void embed(const backend::Step& step) override { step_ = step; }
+  void embed(const backend::Step& step) override {
+    step_ = step;
+    progress_at_embed_ = pulse->progress;
+  }
+  void begin(const backend::Step& step, std::span<const float>) override { embed(step); }
+  std::span<const float> residual() override { return {}; }
   void attention(LayerId) override {}
   backend::Routing route(LayerId, std::span<const ExpertId>) override { return {}; }
   void feed_forward(LayerId) override {}
   std::span<float> partial() override { return {}; }
   void add_partial() override {}
   std::span<const float> head() override {
+    moved_in_step = pulse->progress - progress_at_embed_;
     logits_.assign(step_.head_rows.size() * kVocab, 0.0f);
     for (std::size_t i = 0; i < step_.head_rows.size(); ++i) {
       logits_[i * kVocab + (step_.tokens[step_.head_rows[i]].value + 1) % kVocab] = 10.0f;
@@ -40,7 +47,11 @@ class CountingBackend final : public backend::Backend {
     return logits_;
   }
 
+  const WorkerPulse* pulse = nullptr;  // set before the first step
+  std::atomic<std::uint64_t> moved_in_step{0};
+
  private:
+  std::uint64_t progress_at_embed_ = 0;
   model::ModelConfig config_;
   backend::Limits limits_;
   backend::Step step_;
@@ -55,6 +66,7 @@ class Loop : public testing::Test {
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair.data()), 0);
     agent_ = FileDescriptor(pair[0]);
     channel_.emplace(pair[1]);
+    backend_.pulse = &pulse_;
     thread_ = std::thread([this] {
       engine::Engine engine(backend_, nullptr, {.requests_max = 4});
       end_ = WorkerLoop(engine, *channel_, pulse_, clock_).run();
@@ -132,6 +144,13 @@ TEST_F(Loop, AnswersWithIndexAndAttempt) {
     EXPECT_EQ(token.finish(), static_cast<std::uint32_t>(i == 2 ? engine::FinishReason::kLength
                                                                 : engine::FinishReason::kNone));
   }
+}
+
+// A layer that hangs must not look like a long step.
+TEST_F(Loop, ProgressMovesInsideAStep) {
+  admit(7, 1, 10, {}, 1);
+  next_token();
+  EXPECT_EQ(backend_.moved_in_step, 3u) << "embedding, and attention and feed-forward of one layer";
 }
 
 TEST_F(Loop, GoesOnAfterTheLog) {

@@ -24,7 +24,7 @@ WorkerSupervisor::Action WorkerSupervisor::on_tick(Time now) {
   if (silence_ >= options_.heartbeat_limit) {
     return on_lost("no heartbeat for " + std::to_string(seconds(silence_)) + " s");
   }
-  if (stuck_ >= options_.progress_limit) {
+  if (stuck_ >= stuck_limit()) {
     return on_lost("no progress for " + std::to_string(seconds(stuck_)) + " s");
   }
   if (phase_ == Phase::kReady && now - ready_at_ >= options_.stable_after) ends_ = 0;
@@ -35,7 +35,7 @@ void WorkerSupervisor::on_spawned(Time now) {
   CHECK(phase_ == Phase::kWaiting);
   phase_ = Phase::kLoading;
   last_tick_ = now;
-  silence_ = stuck_ = Duration::zero();
+  silence_ = stuck_ = longest_ = Duration::zero();
   progress_ = 0;
   busy_ = true;
   lost_reason_.clear();
@@ -44,7 +44,10 @@ void WorkerSupervisor::on_spawned(Time now) {
 
 void WorkerSupervisor::on_heartbeat(std::uint64_t progress, bool busy) {
   silence_ = Duration::zero();
-  if (progress != progress_) stuck_ = Duration::zero();
+  if (progress != progress_) {
+    if (phase_ == Phase::kReady) longest_ = std::max(longest_, stuck_);
+    stuck_ = Duration::zero();
+  }
   progress_ = progress;
   busy_ = busy;
 }
@@ -53,11 +56,18 @@ void WorkerSupervisor::on_ready(Time now) {
   if (phase_ != Phase::kLoading) return;
   phase_ = Phase::kReady;
   ready_at_ = now;
+  stuck_ = Duration::zero();  // the loading's end is progress
   was_ready_ = reached_ready_ = true;
   failures_ = 0;
 }
 
 void WorkerSupervisor::on_token() { ends_ = 0; }
+
+Duration WorkerSupervisor::stuck_limit() const {
+  if (phase_ == Phase::kLoading) return options_.loading_limit;
+  const Duration raised = std::min(longest_ * options_.progress_factor, options_.loading_limit);
+  return std::max(options_.progress_limit, raised);
+}
 
 WorkerSupervisor::Action WorkerSupervisor::on_refused(std::string reason) {
   if (!running()) return Action::kNone;

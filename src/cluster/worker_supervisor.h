@@ -44,6 +44,7 @@ class WorkerSupervisor {
  private:
   bool running() const { return phase_ == Phase::kLoading || phase_ == Phase::kReady; }
   void count_end(Time now);
+  Duration stuck_limit() const;
 
   SupervisorOptions options_;
   Phase phase_ = Phase::kWaiting;
@@ -54,6 +55,7 @@ class WorkerSupervisor {
   Time last_tick_{};
   Duration silence_{};
   Duration stuck_{};
+  Duration longest_{};  // that this worker was stuck and went on, since it is ready
   std::uint64_t progress_ = 0;
   bool busy_ = false;
   bool was_ready_ = false;

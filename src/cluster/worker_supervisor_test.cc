@@ -32,6 +32,20 @@ class Supervised : public testing::Test {
     supervisor_.on_ready(clock_.now());
     ASSERT_EQ(supervisor_.phase(), Phase::kReady);
   }
+  // A busy worker whose counter moves to `progress` and then stands still for `stand`.
+  Action work(std::uint64_t progress, Duration stand) {
+    for (Duration passed{}; passed < stand; passed += 100ms) {
+      supervisor_.on_heartbeat(progress, true);
+      if (const Action action = tick(100ms); action != Action::kNone) return action;
+    }
+    return Action::kNone;
+  }
+  // The same for ever: what is done about it, and when.
+  std::pair<Action, Duration> stuck_at(std::uint64_t progress) {
+    const Time begin = clock_.now();
+    const Action action = work(progress, 1000s);
+    return {action, clock_.now() - begin};
+  }
   void die() {
     EXPECT_EQ(supervisor_.on_lost("its socket closed"), Action::kKill);
     EXPECT_EQ(supervisor_.phase(), Phase::kEnding);
@@ -75,16 +89,41 @@ TEST_F(Supervised, APauseOfTheAgentIsNotTheWorkersFault) {
 
 TEST_F(Supervised, KillsABusyWorkerWithoutProgress) {
   become_ready();
-  Duration passed{};
-  Action action = Action::kNone;
-  while (action == Action::kNone && passed < 1000s) {
-    supervisor_.on_heartbeat(7, true);
-    action = tick(100ms);
-    passed += 100ms;
-  }
+  const auto [action, after] = stuck_at(7);
   EXPECT_EQ(action, Action::kKill);
-  EXPECT_GE(passed, 299s);
-  EXPECT_LE(passed, 301s);
+  EXPECT_GE(after, 29s);
+  EXPECT_LE(after, 31s);
+}
+
+TEST_F(Supervised, LoadingMayTakeLongerForOneTensor) {
+  start();
+  const auto [action, after] = stuck_at(7);
+  EXPECT_EQ(action, Action::kKill);
+  EXPECT_GE(after, 299s);
+  EXPECT_LE(after, 301s);
+}
+
+// A step of 61 layers and 20 s a layer: slow, and alive.
+TEST_F(Supervised, ASlowStepLivesAsLongAsItsLayersAdvance) {
+  become_ready();
+  for (std::uint64_t layer = 2; layer < 63; ++layer) {
+    ASSERT_EQ(work(layer, 20s), Action::kNone) << layer;
+  }
+}
+
+TEST_F(Supervised, OperationsMayGrowWithTheContext) {
+  become_ready();
+  std::uint64_t progress = 2;
+  for (const Duration operation : {6s, 20s, 40s, 100s, 250s}) {
+    ASSERT_EQ(work(progress++, operation), Action::kNone) << seconds(operation);
+  }
+  const auto [action, after] = stuck_at(progress);
+  EXPECT_EQ(action, Action::kKill);
+  EXPECT_LE(after, 301s) << "the limit has a limit";
+
+  supervisor_.on_exited(clock_.now(), "killed by signal 9");
+  become_ready();
+  EXPECT_LE(stuck_at(progress).second, 31s) << "what one worker did says nothing of the next";
 }
 
 TEST_F(Supervised, AnIdleWorkerMayWaitForEver) {

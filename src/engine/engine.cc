@@ -167,6 +167,9 @@ Engine::~Engine() = default;
 Result<void> Engine::admit(Request request) {
   State& s = *state_;
   const std::size_t answer_max = TRY(check_request(request, s.limits));
+  // The last token of an answer is never fed back, so its KV needs no room.
+  const std::size_t positions_max = request.prompt.size() + answer_max - 1;
+  TRY(s.scheduler.check(request.id, positions_max));
   auto grammar = TRY(start_grammar(s.text, request));
   TokenHistory history(request.sampling, request.prompt, request.generated);
   Running running{.id = request.id,
@@ -187,9 +190,7 @@ Result<void> Engine::admit(Request request) {
     return {};
   }
 
-  // The last token of an answer is never fed back, so its KV needs no room.
-  TRY(s.scheduler.add(request.id, request.prompt, request.generated,
-                      running.n_prompt + answer_max - 1));
+  TRY(s.scheduler.add(request.id, request.prompt, request.generated, positions_max));
   s.running.emplace(request.id, std::move(running));
   return {};
 }
@@ -205,13 +206,14 @@ void Engine::cancel(RequestId id) {
 
 bool Engine::idle() const { return state_->running.empty() && state_->ended.empty(); }
 
-std::vector<TokenEvent> Engine::step() {
+std::vector<TokenEvent> Engine::step(const std::function<void()>& advanced) {
   State& s = *state_;
   std::vector<TokenEvent> events = std::exchange(s.ended, {});
   const PlannedStep& planned = s.scheduler.plan();
   if (planned.empty()) return events;
 
-  const std::span<const float> logits = run_step(s.backend, planned.step());
+  const std::span<const float> logits =
+      run_step(s.backend, planned.step(), {.forced = {}, .chosen = {}, .advanced = advanced});
   ++s.stats.steps;
   s.stats.prompt_tokens += planned.prefill_rows;
 
@@ -220,6 +222,7 @@ std::vector<TokenEvent> Engine::step() {
   CHECK(logits.size() == requests.size() * vocab_size);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     events.push_back(s.finish_row(requests[i], logits.subspan(i * vocab_size, vocab_size)));
+    if (advanced) advanced();
   }
   return events;
 }

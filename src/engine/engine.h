@@ -94,14 +94,16 @@ class Engine {
   // kInvalidInput: empty prompt, an id outside the vocabulary, no room for an answer in the
   // context, a sampling parameter out of range, a bad grammar, a request id in use. kExhausted: too
   // many requests, or one that can never fit the KV memory. kUnsupported: a grammar without a text
-  // model. A request whose log is already complete ends at the next step() without a token.
+  // model. A request whose log is already complete ends at the next step() without a token. A
+  // grammar is compiled here, after every other check: it may take seconds.
   Result<void> admit(Request request);
   void cancel(RequestId id);  // frees its slot before the next step; unknown ids are ignored
   bool idle() const;
 
   // Runs one forward pass and samples. Prefill chunks and decode rows share a step; a long prompt
-  // delays others by one chunk at most.
-  std::vector<TokenEvent> step();
+  // delays others by one chunk at most. `advanced` is called after each operation of the pass
+  // (several a layer) and after each sampled token.
+  std::vector<TokenEvent> step(const std::function<void()>& advanced = {});
   // {prefilled, to prefill in all} tokens of a request, for progress; nullopt when unknown.
   std::optional<std::pair<std::size_t, std::size_t>> prefill_progress(RequestId id) const;
 

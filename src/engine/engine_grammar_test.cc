@@ -163,5 +163,15 @@ TEST_F(EngineGrammar, BadGrammarAndLogOutsideTheGrammarAreRefused) {
   EXPECT_TRUE(engine.idle());
 }
 
+// Compiling may take seconds, and every answer waits meanwhile.
+TEST_F(EngineGrammar, LimitsAreCheckedBeforeAGrammarIsCompiled) {
+  FakeBackend backend;
+  Engine engine(backend, &text_, {.requests_max = 1});
+  ASSERT_TRUE(engine.admit(request("[a-z]+", 1)));
+  Request second = request("[a", 1);
+  second.id = RequestId{2};
+  EXPECT_EQ(engine.admit(second).error().code, ErrorCode::kExhausted);
+}
+
 }  // namespace
 }  // namespace conclave::engine

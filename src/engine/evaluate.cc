@@ -116,7 +116,7 @@ Result<void> evaluate(backend::Backend& backend, std::span<const TokenId> ids,
 
     ChunkRouting routing(n_rows, n_moe_layers, k);
     std::vector<ExpertId> chosen(n_rows * experts_per_position);
-    RouterHooks hooks;
+    StepHooks hooks;
     hooks.chosen = [&](std::size_t moe_layer, const backend::Routing& layer) {
       routing.store_layer(layer.experts, moe_layer, chosen);
     };

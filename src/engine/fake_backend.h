@@ -1,6 +1,7 @@
 // A Backend for tests: a "model" whose logits are a hash of the tokens that a row attends to. It
 // reads them through the pages of its step, as attention does, and checks that
 //   - operations come in the order of a step
+//   - rows that a step begins from are those of its tokens
 //   - every position is written before it is read and read as its own sequence wrote it (so no page
 //     serves two sequences) and written once.
 // With `chunks_matter` the hash also covers how the positions were cut into chunks, as the low bits
@@ -47,6 +48,25 @@ class FakeBackend : public backend::Backend {
   const model::ModelConfig& config() const override { return config_; }
   const backend::Limits& limits() const override { return options_.limits; }
   std::string describe() const override { return "fake"; }
+
+  void begin(const backend::Step& step, std::span<const float> residual) override {
+    ASSERT_EQ(residual.size(), step.tokens.size() * config_.hidden_size);
+    for (std::size_t row = 0; row < step.tokens.size(); ++row) {
+      ASSERT_EQ(residual[row * config_.hidden_size], embedding_of(step.tokens[row]));
+    }
+    embed(step);
+  }
+
+  // Of a step that has just begun: the layers of this model leave no rows to look at.
+  std::span<const float> residual() override {
+    EXPECT_EQ(next_, kAttention);
+    EXPECT_EQ(layer_, 0u);
+    residual_.assign(step_.tokens.size() * config_.hidden_size, 0.0f);
+    for (std::size_t row = 0; row < step_.tokens.size(); ++row) {
+      residual_[row * config_.hidden_size] = embedding_of(step_.tokens[row]);
+    }
+    return residual_;
+  }
 
   void embed(const backend::Step& step) override {
     ASSERT_EQ(next_, kEmbed);
@@ -146,6 +166,8 @@ class FakeBackend : public backend::Backend {
     std::uint64_t kv = 0;
   };
 
+  static float embedding_of(TokenId id) { return static_cast<float>(id.value); }
+
   void expect(Operation operation, std::size_t layer) {
     next_ = operation;
     layer_ = layer;
@@ -186,6 +208,7 @@ class FakeBackend : public backend::Backend {
   std::size_t layer_ = 0;
   backend::Step step_;
   std::vector<std::uint64_t> hidden_;
+  std::vector<float> residual_;
   std::vector<ExpertId> experts_;
   std::vector<float> weights_;
   std::vector<float> logits_;

@@ -14,10 +14,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), pool_(lim
   limits_.chunk_tokens = std::min(limits_.chunk_tokens, limits_.rows_max);
 }
 
-Result<void> Scheduler::add(RequestId id, std::span<const TokenId> prompt,
-                            std::span<const TokenId> answer, std::size_t positions_max) {
-  CHECK(!prompt.empty());
-  CHECK(positions_max >= prompt.size() + answer.size());
+Result<void> Scheduler::check(RequestId id, std::size_t positions_max) const {
   if (sequences_.contains(id)) {
     return invalid_input("request " + std::to_string(id.value) + " is already running");
   }
@@ -29,6 +26,14 @@ Result<void> Scheduler::add(RequestId id, std::span<const TokenId> prompt,
                      " tokens; there is room for " +
                      std::to_string(pool_.total() * backend::kPageTokens) + " in all");
   }
+  return {};
+}
+
+Result<void> Scheduler::add(RequestId id, std::span<const TokenId> prompt,
+                            std::span<const TokenId> answer, std::size_t positions_max) {
+  CHECK(!prompt.empty());
+  CHECK(positions_max >= prompt.size() + answer.size());
+  TRY(check(id, positions_max));
   Sequence& sequence = sequences_[id];
   sequence.id = id;
   sequence.n_prompt = prompt.size();

@@ -57,9 +57,11 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
 
-  // `prompt`: at least one token. `answer`: what was generated before a restart. `positions_max`:
-  // positions whose KV the request may come to write. kExhausted: too many requests, or more
-  // positions than the pool has. kInvalidInput: the id is in use.
+  // Whether add() would take the request. `positions_max`: positions whose KV it may come to
+  // write. kExhausted: too many requests, or more positions than the pool has. kInvalidInput: the
+  // id is in use.
+  Result<void> check(RequestId id, std::size_t positions_max) const;
+  // `prompt`: at least one token. `answer`: what was generated before a restart. Errors: check()'s.
   Result<void> add(RequestId id, std::span<const TokenId> prompt, std::span<const TokenId> answer,
                    std::size_t positions_max);
   // The request's next token, sampled from its head row.

@@ -31,7 +31,7 @@ TEST(Step, HooksSeeEachMoeLayerOnce) {
   const std::array<ExpertId, 2> forced{ExpertId{3}, ExpertId{4}};
 
   std::vector<std::size_t> layers;
-  RouterHooks hooks;
+  StepHooks hooks;
   hooks.forced = [&](std::size_t moe_layer) {
     return moe_layer == 1 ? std::span<const ExpertId>(forced) : std::span<const ExpertId>();
   };
@@ -42,6 +42,20 @@ TEST(Step, HooksSeeEachMoeLayerOnce) {
   };
   run_step(backend, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}}, hooks);
   EXPECT_EQ(layers, (std::vector<std::size_t>{0, 1}));
+}
+
+TEST(Step, AdvancesWithEveryOperation) {
+  FakeBackend backend;
+  const std::array<TokenId, 1> tokens{TokenId{5}};
+  const std::array<backend::PageIndex, 1> pages{0};
+  const backend::SequenceRows rows{.first_row = 0, .n_rows = 1, .position = 0, .pages = pages};
+  std::size_t n_advanced = 0;
+  StepHooks hooks;
+  hooks.advanced = [&] { ++n_advanced; };
+  run_step(backend, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}}, hooks);
+  const model::ModelConfig& config = backend.config();
+  // Embedding and head; attention and feed-forward of each layer; the routers.
+  EXPECT_EQ(n_advanced, 2 + 2 * config.n_layers + config.n_moe_layers());
 }
 
 }  // namespace

@@ -144,9 +144,8 @@ struct Operations {
   void (*sigmoid)(std::span<const float> x, float* y);
   void (*exp_minus)(std::span<const float> x, float subtract, float* y);  // exp(x - subtract)
 
-  float (*dot)(std::span<const float> a, std::span<const float> b);  // 16 lanes, then a tree
-  void (*axpy)(float a, std::span<const float> x, float* y);         // y += a * x, by fma
-  void (*scale)(float a, std::span<float> y);                        // y *= a
+  void (*axpy)(float a, std::span<const float> x, float* y);  // y += a * x, by fma
+  void (*scale)(float a, std::span<float> y);                 // y *= a
 
   // Reads `bytes` as `streams` (1, 2, 4 or 8) regions, a line of each in turn: the yardstick of
   // memory speed.

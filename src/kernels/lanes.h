@@ -78,16 +78,14 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   for (std::size_t t = 0; t < T; ++t) in[t] = x.x + (token + t) * x.x_stride;
   std::size_t offset = 0;  // of the block in each panel
   for (std::size_t c = 0; c < cols;) {
-    const std::size_t block_end =
-        (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
-    const std::size_t end = block_end - block_offset < cols ? block_end - block_offset : cols;
+    const std::size_t end = fp8_block_end(c, block_offset, cols);
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* block = panel + p * panel_bytes + offset;
       const auto scale = L::load(reinterpret_cast<const float*>(block));
       typename L::F sum[T];
       for (std::size_t t = 0; t < T; ++t) sum[t] = kExact ? acc[p][t] : L::zero();
       for (std::size_t k = c; k < end; ++k) {
-        const std::byte* column = block + 64 + (k - c) * kPanelRows;
+        const std::byte* column = block + kFp8ScaleBytes + (k - c) * kPanelRows;
         if (k % 4 == 0) L::prefetch(column + kPrefetchBytes);
         auto w = L::load_e4m3(column);
         if constexpr (kExact) w = L::mul(w, scale);
@@ -97,7 +95,7 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
         acc[p][t] = kExact ? sum[t] : L::fma(sum[t], scale, acc[p][t]);
       }
     }
-    offset += 64 + (end - c) * kPanelRows;
+    offset += kFp8ScaleBytes + (end - c) * kPanelRows;
     c = end;
   }
   for (std::size_t t = 0; t < T; ++t) {
@@ -307,15 +305,16 @@ void map2(const float* a, const float* b, std::size_t n, float* y, Function f) {
 }
 
 template <class L>
-float dot(std::span<const float> a, std::span<const float> b) {
+float sum_of_squares(std::span<const float> x) {
   auto acc = L::zero();
-  const std::size_t n = a.size();
   std::size_t i = 0;
-  for (; i + kPanelRows <= n; i += kPanelRows) {
-    acc = L::fma(L::load(a.data() + i), L::load(b.data() + i), acc);
+  for (; i + kPanelRows <= x.size(); i += kPanelRows) {
+    const auto v = L::load(x.data() + i);
+    acc = L::fma(v, v, acc);
   }
-  if (i < n) {
-    acc = L::fma(load_partial<L>(a.data() + i, n - i), load_partial<L>(b.data() + i, n - i), acc);
+  if (i < x.size()) {
+    const auto v = load_partial<L>(x.data() + i, x.size() - i);
+    acc = L::fma(v, v, acc);
   }
   return L::sum(acc);
 }
@@ -381,7 +380,7 @@ void scale(float a, std::span<float> y) {
 
 template <class L>
 void rms_norm(std::span<const float> x, std::span<const float> weight, float eps, float* y) {
-  const float mean = dot<L>(x, x) / static_cast<float>(x.size());
+  const float mean = sum_of_squares<L>(x) / static_cast<float>(x.size());
   const auto inverse = L::broadcast(1.0f / __builtin_sqrtf(mean + eps));
   map2<L>(x.data(), weight.data(), x.size(), y,
           [inverse](typename L::F v, typename L::F w) { return L::mul(L::mul(v, inverse), w); });
@@ -555,7 +554,6 @@ Operations make_operations() {
       .silu_mul = silu_mul<L>,
       .sigmoid = sigmoid<L>,
       .exp_minus = exp_minus<L>,
-      .dot = dot<L>,
       .axpy = axpy<L>,
       .scale = scale<L>,
       .read_streams = read_streams<L>,

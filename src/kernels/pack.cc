@@ -110,18 +110,16 @@ void pack_f32(const PanelSource& s, std::span<std::byte> out) {
 void pack_fp8(const PanelSource& s, std::size_t block_offset, std::span<std::byte> out) {
   std::size_t offset = 0;
   for (std::size_t c = 0; c < s.cols;) {
-    const std::size_t block_end =
-        (c + block_offset) / kFp8BlockSize * kFp8BlockSize + kFp8BlockSize;
-    const std::size_t end = std::min(block_end - block_offset, s.cols);
+    const std::size_t end = fp8_block_end(c, block_offset, s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
       const float scale = fp8_scale(s.matrix, s.source_row(r, c), s.source_col(r, c));
       std::memcpy(out.data() + offset + r * sizeof scale, &scale, sizeof scale);
       for (std::size_t k = c; k < end; ++k) {
-        out[offset + 64 + (k - c) * kPanelRows + r] =
+        out[offset + kFp8ScaleBytes + (k - c) * kPanelRows + r] =
             s.matrix.weights[s.source_row(r, k) * s.matrix.cols + s.source_col(r, k)];
       }
     }
-    offset += 64 + (end - c) * kPanelRows;
+    offset += kFp8ScaleBytes + (end - c) * kPanelRows;
     c = end;
   }
 }
@@ -244,7 +242,7 @@ std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block
       return cols * kPanelRows * 2;
     case PackedFormat::kFp8: {
       const std::size_t blocks = cols == 0 ? 0 : (block_offset + cols - 1) / kFp8BlockSize + 1;
-      return cols * kPanelRows + blocks * 64;
+      return cols * kPanelRows + blocks * kFp8ScaleBytes;
     }
     case PackedFormat::kInt8:
       return n_groups * kInt8GroupBytes + scale_lines;

@@ -23,6 +23,15 @@ inline constexpr std::size_t kScaleLineBytes = 64;  // two groups of 16 bf16
 // Far enough ahead to hide memory latency, near enough to stay in L1. Measured, see bench.
 inline constexpr std::size_t kPrefetchBytes = 2048;
 
+inline constexpr std::size_t kFp8ScaleBytes = 64;  // 16 float32, one per row
+
+// Where the 128-block of column `col` ends within the panel's `cols` columns.
+inline std::size_t fp8_block_end(std::size_t col, std::size_t block_offset, std::size_t cols) {
+  const std::size_t block = (col + block_offset) / kFp8BlockSize;
+  const std::size_t end = (block + 1) * kFp8BlockSize - block_offset;
+  return end < cols ? end : cols;
+}
+
 struct IntGroupPlace {
   std::size_t weights;  // byte offset in the panel
   std::size_t scales;

@@ -25,9 +25,9 @@ float fp8_value(const std::byte* panel, std::size_t block_offset, std::size_t la
   // Every block before this one is full but for the first, which starts at block_offset.
   const std::size_t block = (col + block_offset) / kFp8BlockSize;
   const std::size_t first_col = block == 0 ? 0 : block * kFp8BlockSize - block_offset;
-  const std::size_t offset = first_col * kPanelRows + block * 64;
-  const auto bits =
-      std::to_integer<std::uint8_t>(panel[offset + 64 + (col - first_col) * kPanelRows + lane]);
+  const std::size_t offset = first_col * kPanelRows + block * kFp8ScaleBytes;
+  const auto bits = std::to_integer<std::uint8_t>(
+      panel[offset + kFp8ScaleBytes + (col - first_col) * kPanelRows + lane]);
   return e4m3_to_float(bits) * load_f32(panel + offset + lane * 4);
 }
 

@@ -41,7 +41,8 @@ class SessionTest : public testing::Test {
   ChatSession session(bool stream) {
     GenerateRequest request;
     request.prompt.messages = Json::parse(R"([{"role": "user", "content": "hi"}])");
-    auto generation = start_generation(*text_, request, 4096, 1);
+    CheckedGrammars checked;
+    auto generation = start_generation(*text_, request, 4096, 1, checked);
     EXPECT_TRUE(generation);
     return ChatSession({.id = "chatcmpl-1", .created = 1, .model = "m", .fingerprint = "f"},
                        std::move(generation.value()), stream, recorder_, clock_.now());

@@ -9,11 +9,15 @@
 namespace conclave::server {
 namespace {
 
+constexpr std::size_t kCheckedGrammarsMax = 8;
+
 bool contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+// Of what has text.
 AnswerEvent::Kind kind_of(text::OutputEvent::Kind kind) {
+  if (kind == text::OutputEvent::Kind::kContent) return AnswerEvent::Kind::kText;
   return kind == text::OutputEvent::Kind::kReasoning ? AnswerEvent::Kind::kReasoning
                                                      : AnswerEvent::Kind::kToolArguments;
 }
@@ -23,7 +27,7 @@ AnswerEvent::Kind kind_of(text::OutputEvent::Kind kind) {
 // --- one choice -------------------------------------------------------------------------------
 
 Choice::Choice(const text::TextModel& text, text::OutputParser parser, Options options)
-    : text_(text), parser_(std::move(parser)), stops_(options.stop), options_(std::move(options)) {}
+    : text_(text), answer_(std::move(parser), options.stop), options_(std::move(options)) {}
 
 std::vector<AnswerEvent> Choice::push(const engine::TokenEvent& token) {
   CHECK(!ended_);
@@ -32,59 +36,44 @@ std::vector<AnswerEvent> Choice::push(const engine::TokenEvent& token) {
   if (token.token) ++n_tokens_;
   if (token.token && !is_stop) {
     note_logprob(token);
-    for (const text::OutputEvent& output : parser_.push(*token.token)) {
-      if (!take(events, output)) return events;
-    }
-    if (in_reasoning_) ++n_reasoning_tokens_;
+    if (!take(events, answer_.push(*token.token))) return events;
+    if (answer_.in_reasoning()) ++n_reasoning_tokens_;
   }
   if (token.finish == engine::FinishReason::kNone) return events;
 
-  for (const text::OutputEvent& output : parser_.finish()) {
-    if (!take(events, output)) return events;
-  }
-  add_text(events, AnswerEvent::Kind::kText, stops_.finish());
+  if (!take(events, answer_.finish())) return events;
   const bool stopped = token.finish == engine::FinishReason::kStop;
   end(events, stopped ? AnswerEnd::kStop : AnswerEnd::kLength);
   return events;
 }
 
-// False: the answer has ended with this output.
-bool Choice::take(std::vector<AnswerEvent>& events, const text::OutputEvent& output) {
+bool Choice::take(std::vector<AnswerEvent>& events, std::vector<text::OutputEvent> outputs) {
   using Kind = text::OutputEvent::Kind;
-  in_reasoning_ = output.kind == Kind::kReasoning;
-  switch (output.kind) {
-    case Kind::kReasoning:
-    case Kind::kToolArguments:
-      add_text(events, kind_of(output.kind), output.text, output.tool_index);
-      return true;
-    case Kind::kContent: {
-      n_content_ += output.text.size();
-      text::StopStrings::Output passed = stops_.push(output.text);
-      add_text(events, AnswerEvent::Kind::kText, std::move(passed.text));
-      if (!passed.stopped_by) return true;
-      logprobs_.clear();  // of text that is never shown
-      end(events, AnswerEnd::kStop);
-      return false;
-    }
-    case Kind::kToolBegin: {
-      // What might have begun a stop string was content before the call.
-      add_text(events, AnswerEvent::Kind::kText, stops_.finish());
-      AnswerEvent begin;
-      begin.kind = AnswerEvent::Kind::kToolBegin;
-      begin.choice = options_.index;
-      begin.tool_index = output.tool_index;
-      begin.tool_id = output.tool_id;
-      begin.tool_name = output.tool_name;
-      begin.logprobs = take_logprobs(/*all=*/true);
-      events.push_back(std::move(begin));
-      return true;
-    }
-    case Kind::kToolEnd:
-      if (!options_.one_call) return true;
+  for (text::OutputEvent& output : outputs) {
+    if (output.kind == Kind::kToolBegin) {
+      begin_call(events, std::move(output));
+    } else if (output.kind != Kind::kToolEnd) {
+      add_text(events, kind_of(output.kind), std::move(output.text), output.tool_index);
+    } else if (options_.one_call) {
       end(events, AnswerEnd::kToolCalls);
       return false;
+    }
   }
-  return true;
+  if (!answer_.stopped()) return true;
+  logprobs_.clear();  // of text that is never shown
+  end(events, AnswerEnd::kStop);
+  return false;
+}
+
+void Choice::begin_call(std::vector<AnswerEvent>& events, text::OutputEvent output) {
+  AnswerEvent begin;
+  begin.kind = AnswerEvent::Kind::kToolBegin;
+  begin.choice = options_.index;
+  begin.tool_index = output.tool_index;
+  begin.tool_id = std::move(output.tool_id);
+  begin.tool_name = std::move(output.tool_name);
+  begin.logprobs = take_logprobs(/*all=*/true);
+  events.push_back(std::move(begin));
 }
 
 void Choice::add_text(std::vector<AnswerEvent>& events, AnswerEvent::Kind kind, std::string text,
@@ -107,7 +96,7 @@ void Choice::end(std::vector<AnswerEvent>& events, AnswerEnd reason) {
   event.choice = options_.index;
   // A client that sees calls has to run them, however the answer went on; an answer cut off keeps
   // saying so, because its last call may be half a call.
-  const bool calls = reason == AnswerEnd::kStop && parser_.tool_calls() > 0;
+  const bool calls = reason == AnswerEnd::kStop && answer_.tool_calls() > 0;
   event.end = calls ? AnswerEnd::kToolCalls : reason;
   event.logprobs = take_logprobs(/*all=*/true);
   events.push_back(std::move(event));
@@ -120,7 +109,7 @@ void Choice::note_logprob(const engine::TokenEvent& token) {
   for (const engine::TokenLogprob& top : token.top) {
     entry.top.push_back({.bytes = std::string(text_.token_bytes(top.id)), .logprob = top.logprob});
   }
-  logprobs_.push_back({.entry = std::move(entry), .start = n_content_});
+  logprobs_.push_back({.entry = std::move(entry), .start = answer_.content_bytes()});
 }
 
 std::vector<LogprobEntry> Choice::take_logprobs(bool all) {
@@ -150,6 +139,17 @@ Usage Generation::usage() const {
   return usage;
 }
 
+bool CheckedGrammars::contains(const text::GrammarSpec& spec) const {
+  return std::any_of(specs_.begin(), specs_.end(), [&spec](const text::GrammarSpec& checked) {
+    return checked.kind == spec.kind && checked.source == spec.source;
+  });
+}
+
+void CheckedGrammars::add(const text::GrammarSpec& spec) {
+  if (specs_.size() == kCheckedGrammarsMax) specs_.pop_front();
+  specs_.push_back(spec);
+}
+
 namespace {
 
 ApiError context_error(std::size_t n_prompt, std::size_t context_max) {
@@ -176,8 +176,8 @@ std::size_t text_bytes(const Json& json) {
   return bytes;
 }
 
-// Rendering and encoding take seconds for tens of megabytes, and all connections wait meanwhile:
-// what cannot fit is refused before.
+// Rendering and encoding take seconds for tens of megabytes, and the requests behind wait
+// meanwhile: what cannot fit is refused before.
 std::optional<ApiError> check_size(const text::ChatPrompt& prompt, std::size_t context_max) {
   const std::size_t bytes = text_bytes(prompt.messages) + text_bytes(prompt.tools);
   if (bytes / kTokenBytesMax < context_max) return std::nullopt;
@@ -219,7 +219,8 @@ engine::Request base_request(const text::TextModel& text, const GenerateRequest&
 }  // namespace
 
 Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
-                                    std::size_t context_max, std::uint64_t seed) {
+                                    std::size_t context_max, std::uint64_t seed,
+                                    CheckedGrammars& checked) {
   if (auto error = check_size(request.prompt, context_max)) return *error;
   auto prompt = text.render_chat(request.prompt);
   if (!prompt) {
@@ -235,13 +236,14 @@ Parsed<Generation> start_generation(const text::TextModel& text, const GenerateR
 
   auto grammar = choose_grammar(text, request);
   if (!grammar) return grammar.error();
-  if (grammar.value()) {
+  if (grammar.value() && !checked.contains(*grammar.value())) {
     const auto compiled = text.grammar(*grammar.value(), generation.prompt);
     if (!compiled) {
       ApiError error = api_error(compiled.error());
       error.param = request.tool_required ? "tools" : request.format_field;
       return error;
     }
+    checked.add(*grammar.value());
   }
 
   engine::Request base = base_request(text, request, grammar.value().has_value());

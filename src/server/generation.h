@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,8 @@
 
 namespace conclave::server {
 
-// One choice: its tokens go through the output parser (reasoning, calls, whole code points) and,
-// for the content, through the stop strings.
+// One choice: its tokens go through the answer parser (reasoning, calls, whole code points, stop
+// strings), and its events get the choice's index and the tokens' logprobs.
 class Choice {
  public:
   struct Options {
@@ -37,14 +38,15 @@ class Choice {
  private:
   void add_text(std::vector<AnswerEvent>& events, AnswerEvent::Kind kind, std::string text,
                 int tool_index = 0);
-  bool take(std::vector<AnswerEvent>& events, const text::OutputEvent& output);
+  // False: the answer has ended with these.
+  bool take(std::vector<AnswerEvent>& events, std::vector<text::OutputEvent> outputs);
+  void begin_call(std::vector<AnswerEvent>& events, text::OutputEvent output);
   void end(std::vector<AnswerEvent>& events, AnswerEnd reason);
   void note_logprob(const engine::TokenEvent& token);
   std::vector<LogprobEntry> take_logprobs(bool all);
 
   const text::TextModel& text_;
-  text::OutputParser parser_;
-  text::StopStrings stops_;
+  text::AnswerParser answer_;
   Options options_;
   // Not yet sent. `start`: the content before the token, in bytes; a token is sent with the first
   // event that shows some of it, because a stop string may still take it back.
@@ -53,12 +55,21 @@ class Choice {
     std::size_t start = 0;
   };
   std::vector<HeldLogprob> logprobs_;
-  std::size_t n_content_ = 0;  // bytes of content so far, given to stops_
-  std::size_t n_shown_ = 0;    // of these, in events
+  std::size_t n_shown_ = 0;  // bytes of content in events
   std::size_t n_tokens_ = 0;
   std::size_t n_reasoning_tokens_ = 0;
-  bool in_reasoning_ = false;
   bool ended_ = false;
+};
+
+// Grammars that compiled. Only the worker needs what is compiled, so a client that sends the same
+// schema with every request waits here once. The oldest of 8 (8 MiB at most) makes room.
+class CheckedGrammars {
+ public:
+  bool contains(const text::GrammarSpec& spec) const;
+  void add(const text::GrammarSpec& spec);
+
+ private:
+  std::deque<text::GrammarSpec> specs_;
 };
 
 // A request ready to run.
@@ -72,8 +83,10 @@ struct Generation {
 };
 
 // Renders the prompt (after a look at its size), chooses the grammar and checks that it compiles
-// and that the prompt fits `context_max` tokens. `seed`: for requests that name none.
+// and that the prompt fits `context_max` tokens. `seed`: for requests that name none. `checked`:
+// the memory of earlier calls with the same `text`.
 Parsed<Generation> start_generation(const text::TextModel& text, const GenerateRequest& request,
-                                    std::size_t context_max, std::uint64_t seed);
+                                    std::size_t context_max, std::uint64_t seed,
+                                    CheckedGrammars& checked);
 
 }  // namespace conclave::server

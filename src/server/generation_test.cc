@@ -27,7 +27,8 @@ class GenerationTest : public testing::Test {
     return parsed ? parsed.value() : GenerateRequest{};
   }
   static Parsed<Generation> start(const char* fields, std::size_t context = 4096) {
-    return start_generation(*text_, request(fields), context, /*seed=*/77);
+    CheckedGrammars checked;
+    return start_generation(*text_, request(fields), context, /*seed=*/77, checked);
   }
   static Generation good(const char* fields) {
     auto generation = start(fields);
@@ -229,6 +230,17 @@ TEST_F(GenerationTest, GrammarsAreCheckedBeforeTheAnswerBegins) {
     return good(dump(body).c_str());
   }();
   EXPECT_TRUE(required.requests[0].grammar.has_value());
+}
+
+TEST(CheckedGrammarsTest, RemembersTheLastEight) {
+  const auto spec = [](int i) {
+    return text::GrammarSpec{.kind = text::GrammarSpec::Kind::kRegex, .source = std::to_string(i)};
+  };
+  CheckedGrammars checked;
+  for (int i = 0; i < 9; ++i) checked.add(spec(i));
+  EXPECT_FALSE(checked.contains(spec(0)));
+  for (int i = 1; i < 9; ++i) EXPECT_TRUE(checked.contains(spec(i)));
+  EXPECT_FALSE(checked.contains({.kind = text::GrammarSpec::Kind::kLark, .source = "8"}));
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <random>
 #include <utility>
 
+#include "base/memory_size.h"
 #include "base/rng.h"
 #include "cluster/cluster.h"
 #include "model/model.h"
@@ -21,13 +22,6 @@ namespace {
 
 constexpr std::size_t kContextsWanted = 16;               // of KV memory, when there is enough
 constexpr Duration kFlushTime = std::chrono::seconds(1);  // for last bytes on the way out
-
-std::uint64_t physical_memory_bytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES);
-  const long page_bytes = sysconf(_SC_PAGESIZE);
-  if (pages <= 0 || page_bytes <= 0) return UINT64_MAX;
-  return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
-}
 
 // A connection takes a descriptor, and systems start processes with few.
 void raise_descriptor_limit() {
@@ -64,11 +58,11 @@ Result<void> plan_memory(const model::ModelSource& source, Plan& plan) {
   backend::CpuOptions& cpu = plan.options.cpu;
   engine::EngineOptions& engine = plan.options.engine;
   plan.weight_bytes = backend::cpu_weight_bytes(source, model::Slice::whole(source.config()), cpu);
-  const std::uint64_t memory = physical_memory_bytes();
+  const std::uint64_t memory = memory_size_bytes().value_or(UINT64_MAX);
   if (plan.weight_bytes >= memory) {
     return exhausted("the model's weights need " + std::to_string(plan.weight_bytes >> 20) +
-                     " MiB, this machine has " + std::to_string(memory >> 20) +
-                     " MiB: try --weights int8 or a machine with more memory");
+                     " MiB, and " + std::to_string(memory >> 20) +
+                     " MiB may be used here: try --weights int8 or a machine with more memory");
   }
   std::size_t context = source.config().max_positions;
   if (engine.context_max > context) {
@@ -191,7 +185,7 @@ Result<int> serve(const ServeOptions& options, const Clock& clock) {
 
   // In this order: what is declared later uses what is declared earlier, and goes first.
   EventLoop loop;
-  Service service(service_options(plan), text, clock);
+  Service service(service_options(plan), text, clock, loop);
   backend::WeightArena arena = TRY(backend::WeightArena::create_shared(plan.weight_bytes));
   const std::unique_ptr<cluster::Agent> agent = TRY(cluster::Agent::create(
       agent_options(plan), std::move(arena), clock, service.agent_handlers()));

@@ -27,6 +27,10 @@ ApiError unavailable_error(std::string message, const char* code) {
   return plain_error(503, "unavailable_error", std::move(message), code);
 }
 
+ApiError too_many_answers(std::size_t limit) {
+  return api_error(exhausted("too many answers at once; the limit is " + std::to_string(limit)));
+}
+
 HttpResponse text_response(const char* text) {
   return {.status = 200, .headers = {{"Content-Type", "text/plain; charset=utf-8"}}, .body = text};
 }
@@ -50,12 +54,14 @@ bool is_echoable(std::string_view id) {
 
 }  // namespace
 
-Service::Service(ServiceOptions options, const text::TextModel& text, const Clock& clock)
+Service::Service(ServiceOptions options, const text::TextModel& text, const Clock& clock,
+                 EventLoop& loop)
     : options_(std::move(options)),
       text_(text),
       clock_(clock),
       random_(options_.random_seed),
-      created_(std::time(nullptr)) {}
+      created_(std::time(nullptr)),
+      background_(loop) {}
 
 cluster::AgentHandlers Service::agent_handlers() {
   return {.on_token = [this](const engine::TokenEvent& token) { on_token(token); },
@@ -120,7 +126,7 @@ void Service::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer
   if (request.method == "OPTIONS") return writer->send({.status = 204, .headers = {}, .body = {}});
   if (path == "/chat/completions") {
     if (request.method != "POST") return writer->send(wrong_method(request, "POST"));
-    return chat(request, writer);
+    return chat(std::move(request), writer);
   }
   const bool known =
       path == "/" || path == "/health" || path == "/models" || path.starts_with("/models/");
@@ -209,25 +215,60 @@ std::optional<ApiError> Service::not_now() const {
   return std::nullopt;
 }
 
-void Service::chat(const HttpRequest& request, const std::shared_ptr<ResponseWriter>& writer) {
+void Service::chat(HttpRequest request, const std::shared_ptr<ResponseWriter>& writer) {
   const auto refuse = [&writer](const ApiError& error) { writer->send(error_response(error)); };
   if (const auto error = not_now()) return refuse(*error);
-  auto body = parse_json(request.body);
-  if (!body) return refuse(body.error());
-  auto parsed = parse_chat_request(
-      body.value(), {.vocab_size = options_.vocab_size, .generation = text_.generation_defaults()});
-  if (!parsed) return refuse(parsed.error());
-  if (places_.size() + parsed.value().n > options_.requests_max) {
-    return refuse(api_error(
-        exhausted(std::to_string(places_.size()) + " answers are being made; that is the limit")));
+  if (places_.size() + preparing_.size() >= options_.requests_max) {
+    return refuse(too_many_answers(options_.requests_max));
   }
-  const std::uint64_t seed = random_.next();
-  auto generation = start_generation(text_, parsed.value(), options_.context_max, seed);
-  if (!generation) return refuse(generation.error());
-  start(parsed.value(), std::move(generation.value()), writer);
+
+  const SessionKey key = next_session_++;
+  const std::size_t body_bytes = request.body.size();
+  auto work = [this, key, seed = random_.next(), body = std::move(request.body)] {
+    // Shared because a std::function has to be copyable.
+    auto prepared = std::make_shared<Parsed<Prepared>>(prepare(body, seed));
+    return [this, key, prepared] { on_prepared(key, *prepared); };
+  };
+  if (const auto queued = background_.submit(key, body_bytes, std::move(work)); !queued) {
+    return refuse(api_error(queued.error()));
+  }
+  preparing_.emplace(key, writer);
+  writer->on_closed([this, key] {
+    background_.cancel(key);
+    preparing_.erase(key);
+  });
 }
 
-void Service::start(const GenerateRequest& request, Generation generation,
+// On the background's thread.
+Parsed<Service::Prepared> Service::prepare(const std::string& body, std::uint64_t seed) {
+  auto json = parse_json(body);
+  if (!json) return json.error();
+  auto request = parse_chat_request(
+      json.value(), {.vocab_size = options_.vocab_size, .generation = text_.generation_defaults()});
+  if (!request) return request.error();
+  if (request.value().n > options_.requests_max) return too_many_answers(options_.requests_max);
+  auto generation =
+      start_generation(text_, request.value(), options_.context_max, seed, checked_grammars_);
+  if (!generation) return generation.error();
+  return Prepared{.request = std::move(request.value()),
+                  .generation = std::move(generation.value())};
+}
+
+void Service::on_prepared(SessionKey key, Parsed<Prepared>& prepared) {
+  const auto place = preparing_.find(key);
+  if (place == preparing_.end()) return;  // the client has gone, or the server ends
+  const std::shared_ptr<ResponseWriter> writer = std::move(place->second);
+  preparing_.erase(place);
+  if (!prepared) return writer->send(error_response(prepared.error()));
+  Prepared& ready = prepared.value();
+  // Its choices are known only now.
+  if (places_.size() + ready.request.n > options_.requests_max) {
+    return writer->send(error_response(too_many_answers(options_.requests_max)));
+  }
+  start(key, ready.request, std::move(ready.generation), writer);
+}
+
+void Service::start(SessionKey key, const GenerateRequest& request, Generation generation,
                     const std::shared_ptr<ResponseWriter>& writer) {
   const ChatMeta meta{.id = "chatcmpl-" + random_id(),
                       .created = std::time(nullptr),
@@ -236,7 +277,6 @@ void Service::start(const GenerateRequest& request, Generation generation,
                       .n = request.n,
                       .include_usage = request.include_usage};
   std::vector<engine::Request> requests = std::exchange(generation.requests, {});
-  const SessionKey key = next_session_++;
   sessions_.try_emplace(key, meta, std::move(generation), request.stream, writer, clock_.now());
   writer->on_closed([this, key] {
     log_end(sessions_.at(key), "client_gone");
@@ -290,6 +330,10 @@ void Service::on_tick() {
 }
 
 void Service::end_all(const ApiError& error) {
+  for (const auto& [key, writer] : std::exchange(preparing_, {})) {
+    background_.cancel(key);
+    writer->send(error_response(error));
+  }
   while (!sessions_.empty()) {
     ChatSession& session = sessions_.begin()->second;
     session.fail(error);

@@ -1,8 +1,15 @@
-// Routes, gate and states without a worker: the agent here never starts one. With a worker:
-// tests/e2e/test_serve.py.
+// Routes, gate and states without a worker: the agent here starts none, or a program that says it
+// is ready and does nothing. With a worker: tests/e2e/test_serve.py.
 #include "server/service.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 
 namespace conclave::server {
 namespace {
@@ -13,9 +20,10 @@ class Recorder final : public ResponseWriter {
   void begin_stream(int, HttpHeaders) override { ADD_FAILURE() << "no stream can begin here"; }
   void write(std::string_view) override {}
   void end() override {}
-  void on_closed(std::function<void()>) override {}
+  void on_closed(std::function<void()> callback) override { closed = std::move(callback); }
 
   std::optional<HttpResponse> response;
+  std::function<void()> closed;
 };
 
 class ServiceTest : public testing::Test {
@@ -29,14 +37,57 @@ class ServiceTest : public testing::Test {
                                                         .fingerprint = "fp",
                                                         .vocab_size = 8192,
                                                         .context_max = 4096},
-                                         *text_, clock_);
+                                         *text_, clock_, loop_);
+    make_agent({});
+  }
+  void make_agent(cluster::AgentOptions options) {
     auto arena = backend::WeightArena::create_shared(4096);
     ASSERT_TRUE(arena);
-    auto agent =
-        cluster::Agent::create({}, std::move(arena).value(), clock_, service_->agent_handlers());
+    auto agent = cluster::Agent::create(std::move(options), std::move(arena).value(), clock_,
+                                        service_->agent_handlers());
     ASSERT_TRUE(agent);
     agent_ = std::move(agent).value();
     service_->attach(*agent_);
+  }
+  // A worker of one line: it sends Ready with 4096 tokens of context and waits for its end.
+  void start_ready_worker() {
+    std::string name = (std::filesystem::temp_directory_path() / "service_test_XXXXXX").string();
+    const int file = ::mkstemp(name.data());
+    ASSERT_GE(file, 0);
+    ::close(file);  // a file open for writing does not run
+    std::ofstream(name) << "#!/bin/sh\n"
+                           "printf '\\005\\000\\000\\000\\042\\003\\020\\200\\040' >&3\n"
+                           "exec sleep 60\n";
+    ASSERT_EQ(::chmod(name.c_str(), 0700), 0);
+    cluster::AgentOptions options;
+    options.program = name;
+    make_agent(std::move(options));
+    for (int i = 0; i < 1000 && agent_->status().state != cluster::AgentState::kReady; ++i) {
+      agent_->poll();
+      pollfd ready{.fd = agent_->fd(), .events = POLLIN, .revents = 0};
+      ::poll(&ready, 1, 10);
+    }
+    std::filesystem::remove(name);
+    ASSERT_EQ(agent_->status().state, cluster::AgentState::kReady);
+  }
+
+  std::shared_ptr<Recorder> post_chat(const std::string& more) {
+    const auto recorder = std::make_shared<Recorder>();
+    service_->handle({.method = "POST",
+                      .target = "/v1/chat/completions",
+                      .headers = {},
+                      .body = R"({"messages": [{"role": "user", "content": "hi"}])" + more + "}"},
+                     recorder);
+    return recorder;
+  }
+  // Runs the loop until `recorder` has its answer, ten seconds at most. Once a test.
+  void run_until_answered(const Recorder& recorder) {
+    int ticks = 0;
+    loop_.every(std::chrono::milliseconds(1), [this, &recorder, &ticks] {
+      if (recorder.response || ++ticks == 10'000) loop_.stop();
+    });
+    loop_.run();
+    ASSERT_TRUE(recorder.response.has_value());
   }
 
   HttpResponse ask(const char* method, const char* target, std::string body = {}) {
@@ -59,6 +110,7 @@ class ServiceTest : public testing::Test {
 
   ManualClock clock_;
   std::unique_ptr<text::TextModel> text_;
+  EventLoop loop_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<cluster::Agent> agent_;
 };
@@ -125,6 +177,44 @@ TEST_F(ServiceTest, ADrainingServerRefusesNewAnswers) {
   const HttpResponse chat = ask("POST", "/v1/chat/completions", "{}");
   EXPECT_EQ(Json::parse(chat.body)["error"]["code"], "shutting_down");
   EXPECT_EQ(service_->open_answers(), 0u);
+}
+
+// A grammar may take seconds to compile: nothing of a chat request is done on the loop.
+TEST_F(ServiceTest, HealthAnswersWhileAGrammarIsChecked) {
+  start_ready_worker();
+  const auto chat = post_chat(R"(, "structured_outputs": {"regex": "[a"})");
+  EXPECT_EQ(ask("GET", "/health").status, 200);
+  EXPECT_FALSE(chat->response.has_value()) << "checked on the loop";
+  EXPECT_EQ(service_->open_answers(), 1u);
+  run_until_answered(*chat);
+  EXPECT_EQ(chat->response->status, 400) << chat->response->body;
+  EXPECT_EQ(service_->open_answers(), 0u);
+}
+
+TEST_F(ServiceTest, AClientThatLeavesIsForgottenBeforeItsRequestIsReady) {
+  start_ready_worker();
+  const auto gone = post_chat("");
+  ASSERT_TRUE(gone->closed);
+  std::exchange(gone->closed, nullptr)();
+  EXPECT_EQ(service_->open_answers(), 0u);
+  run_until_answered(*post_chat(R"(, "n": "many")"));
+  EXPECT_FALSE(gone->response.has_value());
+  EXPECT_EQ(agent_->status().open_requests, 0u);
+}
+
+TEST_F(ServiceTest, TheEndOfTheServerAnswersWhatIsNotReadyYet) {
+  start_ready_worker();
+  const auto chat = post_chat("");
+  service_->end_all(
+      {.status = 503, .type = "unavailable_error", .message = "the end", .param = {}, .code = {}});
+  EXPECT_EQ(chat->response.value_or(HttpResponse{}).status, 503);
+  EXPECT_EQ(service_->open_answers(), 0u);
+}
+
+TEST_F(ServiceTest, RequestsThatAreNotReadyCountAsAnswers) {
+  start_ready_worker();
+  for (int i = 0; i < 256; ++i) ASSERT_FALSE(post_chat("")->response.has_value()) << i;
+  EXPECT_EQ(post_chat("")->response.value_or(HttpResponse{}).status, 429);
 }
 
 }  // namespace

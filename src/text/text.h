@@ -105,6 +105,31 @@ class OutputParser {
   std::unique_ptr<State> state_;
 };
 
+// An answer as its reader may see it: the events of an OutputParser, the content of which has
+// passed the stop strings. Reasoning and arguments are not searched.
+class AnswerParser {
+ public:
+  AnswerParser(OutputParser parser, std::vector<std::string> stops);
+  // Nothing comes from a stop string on: neither it nor what follows.
+  std::vector<OutputEvent> push(TokenId id);
+  std::vector<OutputEvent> finish();
+
+  bool stopped() const { return stopped_; }  // a stop string was met
+  int tool_calls() const { return parser_.tool_calls(); }
+  bool in_reasoning() const { return in_reasoning_; }  // the last event was reasoning
+  // Of content so far, with what is held back because it may begin a stop string.
+  std::size_t content_bytes() const { return content_bytes_; }
+
+ private:
+  std::vector<OutputEvent> pass(std::vector<OutputEvent> outputs);
+
+  OutputParser parser_;
+  StopStrings stops_;
+  std::size_t content_bytes_ = 0;
+  bool in_reasoning_ = false;
+  bool stopped_ = false;
+};
+
 struct GrammarSpec {
   enum class Kind { kJsonObject, kJsonSchema, kRegex, kLark };
   Kind kind = Kind::kJsonSchema;

@@ -120,12 +120,8 @@ void Attention::absorb_queries(const LayerWeights& w) {
       std::copy_n(q + nope, config_.qk_rope_head_dim, out + i * width + latent);
     }
     for (std::size_t chunk = 0; chunk < n_chunks(w.key_up[h]); ++chunk) {
-      const ChunkRange range = chunk_range(w.key_up[h], chunk);
-      float* tile = tiles_[thread].data();
-      context_.gemm(w.key_up[h], range.panels, rows.view(), tile, kChunkRows);
-      for (std::size_t i = 0; i < n; ++i) {
-        std::copy_n(tile + i * kChunkRows, range.n_rows, out + i * width + range.first_row);
-      }
+      multiply_chunk(context_, w.key_up[h], chunk, rows.view(), tiles_[thread],
+                     [out, width](std::size_t i) { return out + i * width; });
     }
   });
 }
@@ -204,13 +200,10 @@ void Attention::expand_values(const LayerWeights& w) {
       if (context_.rounds(w.value_up[h])) rows.round_row(context_.ops, i);
     }
     for (std::size_t chunk = 0; chunk < n_chunks(w.value_up[h]); ++chunk) {
-      const ChunkRange range = chunk_range(w.value_up[h], chunk);
-      float* tile = tiles_[thread].data();
-      context_.gemm(w.value_up[h], range.panels, rows.view(), tile, kChunkRows);
-      for (std::size_t i = 0; i < n; ++i) {
-        std::copy_n(tile + i * kChunkRows, range.n_rows,
-                    attended_.row(absorbed_[i]).data() + h * config_.v_head_dim + range.first_row);
-      }
+      multiply_chunk(context_, w.value_up[h], chunk, rows.view(), tiles_[thread],
+                     [this, h](std::size_t i) {
+                       return attended_.row(absorbed_[i]).data() + h * config_.v_head_dim;
+                     });
     }
   });
 }

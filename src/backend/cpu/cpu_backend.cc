@@ -1,5 +1,6 @@
 #include "backend/cpu/cpu_backend.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -26,21 +27,32 @@ std::string CpuBackend::describe() const {
          (pool_->size() == 1 ? " thread" : " threads") + (context_.exact ? ", exact" : "");
 }
 
-void CpuBackend::embed(const Step& step) {
+void CpuBackend::start(const Step& step) {
   CHECK(!step.tokens.empty() && step.tokens.size() <= limits_.rows_max);
-  CHECK(slice_.embedding);
   step_ = step;
   const std::size_t n = step.tokens.size();
   const std::size_t hidden = config_.hidden_size;
   hidden_.resize(n * hidden);
   partial_.resize(n * hidden);
   normed_.resize(n, hidden);
-  for (std::size_t row = 0; row < n; ++row) {
+  attention_.begin_step(step);
+}
+
+void CpuBackend::embed(const Step& step) {
+  CHECK(slice_.embedding);
+  start(step);
+  const std::size_t hidden = config_.hidden_size;
+  for (std::size_t row = 0; row < step.tokens.size(); ++row) {
     CHECK(step.tokens[row].value < config_.vocab_size);
     kernels::dequantize_row(weights_.embedding, step.tokens[row].value, 0,
                             std::span(hidden_).subspan(row * hidden, hidden));
   }
-  attention_.begin_step(step);
+}
+
+void CpuBackend::begin(const Step& step, std::span<const float> residual) {
+  start(step);
+  CHECK(residual.size() == hidden_.size());
+  std::copy(residual.begin(), residual.end(), hidden_.begin());
 }
 
 void CpuBackend::normalize(std::span<const float> weight, bool rounded) {

@@ -28,6 +28,8 @@ class CpuBackend final : public Backend {
   std::string describe() const override;
 
   void embed(const Step& step) override;
+  void begin(const Step& step, std::span<const float> residual) override;
+  std::span<const float> residual() override { return hidden_; }
   void attention(LayerId layer) override;
   Routing route(LayerId layer, std::span<const ExpertId> forced) override;
   void feed_forward(LayerId layer) override;
@@ -36,6 +38,8 @@ class CpuBackend final : public Backend {
   std::span<const float> head() override;
 
  private:
+  // What both ways to start a step have in common; leaves hidden to be filled.
+  void start(const Step& step);
   // normed = RMSNorm(hidden), rounded to int8 if any of its readers wants that.
   void normalize(std::span<const float> weight, bool rounded);
 

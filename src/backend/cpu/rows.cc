@@ -1,6 +1,5 @@
 #include "backend/cpu/rows.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace conclave::backend {
@@ -56,12 +55,8 @@ void multiply(const CpuContext& context, std::span<const Product> products,
     std::size_t i = 0;
     for (; chunk >= n_chunks(*products[i].w); ++i) chunk -= n_chunks(*products[i].w);
     const Product& p = products[i];
-    const ChunkRange range = chunk_range(*p.w, chunk);
-    float* tile = tiles[thread].data();
-    context.gemm(*p.w, range.panels, p.x, tile, kChunkRows);
-    for (std::size_t t = 0; t < p.x.tokens; ++t) {
-      std::copy_n(tile + t * kChunkRows, range.n_rows, p.y + t * p.y_stride + range.first_row);
-    }
+    multiply_chunk(context, *p.w, chunk, p.x, tiles[thread],
+                   [&p](std::size_t t) { return p.y + t * p.y_stride; });
   });
 }
 

@@ -1,10 +1,12 @@
 // Rows of activations and how they meet a packed matrix. Private to backend/cpu.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "base/check.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 
@@ -73,6 +75,20 @@ inline ChunkRange chunk_range(const kernels::PackedMatrix& w, std::size_t chunk)
   const std::size_t first = begin * kernels::kPanelRows;
   const std::size_t last = end * kernels::kPanelRows < w.rows ? end * kernels::kPanelRows : w.rows;
   return {{begin, end}, first, last - first};
+}
+
+// out_row(t)[r] = W[r] . x[t] for the rows r of one chunk. Through `tile` [tokens, kChunkRows],
+// because the kernels write whole panels and the padding of the last one has no place in the
+// output.
+template <class OutRow>
+void multiply_chunk(const CpuContext& context, const kernels::PackedMatrix& w, std::size_t chunk,
+                    const kernels::Activations& x, std::span<float> tile, OutRow out_row) {
+  const ChunkRange range = chunk_range(w, chunk);
+  DCHECK(tile.size() >= x.tokens * kChunkRows);
+  context.gemm(w, range.panels, x, tile.data(), kChunkRows);
+  for (std::size_t t = 0; t < x.tokens; ++t) {
+    std::copy_n(tile.data() + t * kChunkRows, range.n_rows, out_row(t) + range.first_row);
+  }
 }
 
 // y[t, r] = W[r] . x[t] for all rows, over all threads. `y` has `y_stride` floats per token.
