@@ -50,6 +50,8 @@ void add_commands(CLI::App& app, Program& program) {
   add_logits_command(app, program);
   add_perplexity_command(app, program);
   add_bench_command(app, program);
+  add_probe_command(app, program);
+  add_plan_command(app, program);
 }
 
 // An exit code when the command line was all (--help, an error), else nullopt: an action is set.

@@ -42,6 +42,8 @@ void add_serve_command(CLI::App& root, Program& program);
 void add_logits_command(CLI::App& root, Program& program);
 void add_perplexity_command(CLI::App& root, Program& program);
 void add_bench_command(CLI::App& root, Program& program);
+void add_plan_command(CLI::App& root, Program& program);
+void add_probe_command(CLI::App& root, Program& program);
 void add_inspect_command(CLI::App& model, Program& program);  // below `conclave model`
 void add_synth_command(CLI::App& model, Program& program);
 

@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/ids.h"
@@ -155,5 +156,21 @@ std::size_t cpu_page_bytes(const model::ModelConfig& config, bool exact);
 // Memory read bandwidth in bytes per second: `streams` interleaved sequential reads per thread
 // over `size_bytes` in all. The yardstick of `conclave bench`.
 double probe_read_bandwidth(std::size_t threads, std::size_t streams, std::size_t size_bytes);
+
+// How fast the CPU backend's own kernels go here, on memory that holds no model: for
+// `conclave probe`. Weights are zeros; speed does not depend on them.
+class KernelProbe {
+ public:
+  virtual ~KernelProbe() = default;
+  // Bytes of weights per second of products with one row, over matrices of this format that
+  // together take `working_set_bytes` (at most the probe's memory): what decode reads with.
+  virtual double gemv_bandwidth(kernels::PackedFormat format, std::size_t working_set_bytes) = 0;
+  // FLOP per second of products with `rows` rows: what prefill computes with.
+  virtual double gemm_flops(kernels::PackedFormat format, std::size_t rows) = 0;
+};
+// Touches `memory_bytes` (at least 64 MiB). Errors: an unknown ISA, memory not to be had.
+Result<std::unique_ptr<KernelProbe>> make_cpu_kernel_probe(std::string_view isa,
+                                                           std::size_t threads,
+                                                           std::size_t memory_bytes);
 
 }  // namespace conclave::backend

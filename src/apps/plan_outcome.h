@@ -1,0 +1,34 @@
+// What planning one cluster gave: a plan, or what it is short of.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/plan_subject.h"
+#include "base/result.h"
+#include "plan/plan.h"
+
+namespace conclave::apps {
+
+struct Outcome {
+  plan::Cluster cluster;
+  std::vector<std::string> notes;  // Subject::notes
+  std::optional<plan::Plan> plan;  // absent: does not fit
+  // Only when it does not fit.
+  std::string missing;              // names the bytes
+  std::size_t machines_needed = 0;  // in all, more of the last one's kind; 0: not found
+  // Only when asked for.
+  std::optional<plan::EventPrediction> events;
+
+  bool fits() const { return plan.has_value(); }
+};
+
+inline constexpr std::size_t kMachinesTriedMax = 64;  // beyond the first that may hold the bytes
+
+// Errors: the cluster is wrong. Not fitting is an outcome.
+Result<Outcome> plan_subject(const Subject& subject);
+Result<Outcome> plan_subject(const Subject& subject, const plan::EventOptions& events);
+
+}  // namespace conclave::apps

@@ -1,0 +1,130 @@
+// conclave probe: what this machine does, as an entry of the planner's catalogue.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "apps/options.h"
+#include "apps/probe_measure.h"
+#include "apps/program.h"
+#include "apps/terminal.h"
+#include "kernels/kernels.h"
+
+namespace conclave::apps {
+namespace {
+
+struct ProbeOptions {
+  std::string name;     // empty: the host's
+  std::string threads;  // empty: 1 and one per core
+  std::string isa;
+  std::string out;
+  std::size_t memory_mb = 512;
+  bool json = false;
+};
+
+std::string host_name() {
+  char buffer[256] = {};
+  if (::gethostname(buffer, sizeof(buffer) - 1) != 0 || buffer[0] == 0) return "this-machine";
+  return buffer;
+}
+
+// "1t", "2t": the entry without such an ending is the one with all cores.
+std::string entry_name(const std::string& name, std::size_t threads, std::size_t cores) {
+  return threads == cores ? name : fmt::format("{}-{}t", name, threads);
+}
+
+nlohmann::ordered_json to_json(const plan::Machine& machine, std::size_t threads) {
+  nlohmann::ordered_json json;
+  json["name"] = machine.name;
+  json["threads"] = threads;
+  json["memory_bytes"] = machine.memory_bytes;
+  json["usable_bytes"] = machine.usable_bytes;
+  json["cache_bytes"] = machine.cache_bytes;
+  json["read_bytes_per_second"] = machine.peak_bandwidth;
+  for (std::size_t i = 0; i < plan::kFormats; ++i) {
+    const std::string format{plan::name_of(static_cast<plan::Format>(i))};
+    json["gemv_bytes_per_second"][format] = machine.gemv_bandwidth[i];
+    json["cached_gemv_bytes_per_second"][format] = machine.cache_gemv_bandwidth[i];
+  }
+  json["prefill_flop_per_second"] = machine.prefill_flops;
+  json["dispatch_seconds"] = machine.dispatch_seconds;
+  json["step_seconds"] = machine.step_seconds;
+  return json;
+}
+
+Result<std::string> probe_all(Program& program, const ProbeOptions& options) {
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<std::size_t> counts = {1};
+  if (cores > 1) counts.push_back(cores);
+  if (!options.threads.empty()) counts = TRY(parse_counts(options.threads, "--threads"));
+  const std::string name = options.name.empty() ? host_name() : options.name;
+  std::error_code error;
+  const std::filesystem::path temporary = std::filesystem::temp_directory_path(error);
+  if (error) return unavailable("no folder for temporary files: set TMPDIR");
+
+  std::string toml = fmt::format(
+      "# Written by conclave probe: speeds of this machine's own kernels, weights in memory and in "
+      "the cache.\n# Prices and watts are not measured: add price_usd, idle_w and load_w.\n");
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const std::size_t threads : counts) {
+    ProgressLine line(program.clock, program.terminal, fmt::format("probe, {} threads", threads),
+                      /*quiet=*/false);
+    const plan::Machine machine = TRY(probe_machine(program.clock,
+                                                    {.name = entry_name(name, threads, cores),
+                                                     .isa = options.isa,
+                                                     .threads = threads,
+                                                     .memory_bytes = options.memory_mb << 20},
+                                                    temporary));
+    toml += "\n" + plan::to_toml(machine);
+    json.push_back(to_json(machine, threads));
+  }
+  return options.json ? json.dump(2) + "\n" : toml;
+}
+
+Result<int> run_probe(Program& program, const ProbeOptions& options) {
+  if (const auto isa = kernels::choose_isa(options.isa); !isa) {
+    return usage_error(program, isa.error());
+  }
+  const std::string text = TRY(probe_all(program, options));
+  if (options.out.empty()) {
+    TRY(program.output.write(text));
+    return kExitOk;
+  }
+  std::ofstream file(options.out, std::ios::binary);
+  file << text;
+  if (!file.flush()) return unavailable(fmt::format("{}: cannot write it", options.out));
+  TRY(program.output.write(fmt::format("{}: written; conclave plan --catalogue {} reads it\n",
+                                       options.out, options.out)));
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_probe_command(CLI::App& root, Program& program) {
+  CLI::App* command = root.add_subcommand(
+      "probe", "Measure this machine's kernels and memory, as an entry for conclave plan");
+  auto options = std::make_shared<ProbeOptions>();  // shared: CLI11 copies the callback
+  command->add_option("--name", options->name, "name of the entry (default: the host's)");
+  command->add_option("--threads", options->threads,
+                      "thread counts, joined by commas (default: 1 and one per core)");
+  command->add_option("--isa", options->isa, "instruction set (default: the fastest)");
+  command
+      ->add_option("--memory-mb", options->memory_mb,
+                   "MiB of weights to read; more than the last-level cache holds")
+      ->check(CLI::Range(64, 1 << 16))
+      ->capture_default_str();
+  command->add_option("--out", options->out, "file to write (default: standard output)");
+  command->add_flag("--json", options->json, "print JSON in place of TOML");
+  command->callback([&program, options] {
+    program.action = [&program, options] { return run_probe(program, *options); };
+  });
+}
+
+}  // namespace conclave::apps

@@ -1,0 +1,168 @@
+#include "apps/probe_measure.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "apps/bench_measure.h"
+#include "apps/synth_model.h"
+#include "apps/synth_writer.h"
+#include "backend/backend.h"
+#include "base/check.h"
+#include "base/memory_size.h"
+#include "model/model.h"
+
+namespace conclave::apps {
+namespace {
+
+using kernels::PackedFormat;
+
+constexpr std::size_t kCacheSetMax = std::size_t{24} << 20;  // well inside a cache others use too
+constexpr std::size_t kPrefillRows = 64;  // rows that meet an expert in a large chunk
+constexpr std::size_t kNullTokens = 24;
+constexpr std::size_t kNullRuns = 5;
+
+PackedFormat packed(plan::Format format) {
+  switch (format) {
+    case plan::Format::kInt4:
+      return PackedFormat::kInt4;
+    case plan::Format::kInt8:
+      return PackedFormat::kInt8;
+    case plan::Format::kFp8:
+      return PackedFormat::kFp8;
+    case plan::Format::kBf16:
+      return PackedFormat::kBF16;
+    case plan::Format::kF32:
+      return PackedFormat::kF32;
+  }
+  CHECK(false);
+  return PackedFormat::kF32;
+}
+
+// A model so small that reading its weights takes next to no time: what is left of a step is the
+// cost of running one.
+SynthModel null_model(std::size_t n_layers) {
+  SynthModel synth;
+  model::ModelConfig& c = synth.config;
+  c.architecture = "DeepseekV3ForCausalLM";
+  c.model_type = "kimi_k2";
+  c.vocab_size = 1024;
+  c.hidden_size = 128;
+  c.n_layers = n_layers;
+  c.n_dense_layers = 1;
+  c.intermediate_size = 128;
+  c.moe_intermediate_size = 32;
+  c.n_experts = 16;
+  c.n_shared_experts = 1;
+  c.experts_per_token = 8;
+  c.n_heads = 8;
+  c.q_lora_rank = 64;
+  c.kv_lora_rank = 64;
+  c.qk_nope_head_dim = 32;
+  c.qk_rope_head_dim = 32;
+  c.v_head_dim = 32;
+  c.max_positions = 4096;
+  c.eos_token_ids = {};
+  synth.quant = SynthQuant::kInt4;
+  return synth;
+}
+
+// Removes the folder at the end of the scope.
+class TemporaryFolder {
+ public:
+  explicit TemporaryFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Seconds per decoded token of a null model.
+Result<double> null_token_seconds(const Clock& clock, const ProbeRequest& request,
+                                  std::size_t n_layers, const std::filesystem::path& dir) {
+  const TemporaryFolder folder(
+      dir / fmt::format("conclave-probe-{}-{}-{}", ::getpid(), n_layers, request.threads));
+  TRY(write_checkpoint(null_model(n_layers), folder.path(), 1, {}));
+  const model::ModelSource source = TRY(model::ModelSource::open(folder.path()));
+  backend::CpuOptions options;
+  options.isa = request.isa;
+  options.threads = request.threads;
+  options.weights = model::WeightsMode::kInt8;
+  options.limits = {.rows_max = 8, .pages = 8};
+  const model::Slice slice = model::Slice::whole(source.config());
+  backend::WeightArena arena =
+      TRY(backend::WeightArena::create_private(backend::cpu_weight_bytes(source, slice, options)));
+  const std::unique_ptr<backend::Backend> backend =
+      TRY(backend::make_cpu_backend(source, slice, options, arena, {}));
+  TRY(time_decode(clock, *backend, kNullTokens, 0));
+  std::vector<double> seconds;
+  for (std::size_t run = 1; run <= kNullRuns; ++run) {
+    seconds.push_back(TRY(time_decode(clock, *backend, kNullTokens, run)) /
+                      static_cast<double>(kNullTokens));
+  }
+  return spread_of(std::move(seconds)).median;
+}
+
+}  // namespace
+
+std::size_t last_level_cache_bytes() {
+  std::size_t largest = 0;
+  for (int index = 0; index < 8; ++index) {
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    std::size_t kib = 0;
+    char unit = 0;
+    if (!(file >> kib >> unit)) continue;
+    largest = std::max(largest, unit == 'M' ? kib << 20 : kib << 10);
+  }
+  return largest;
+}
+
+Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& request,
+                                    const std::filesystem::path& temporary_dir) {
+  plan::Machine machine;
+  machine.name = request.name;
+  machine.device = plan::DeviceClass::kCpu;
+  const double memory = static_cast<double>(memory_size_bytes().value_or(0));
+  machine.memory_bytes = memory;
+  machine.usable_bytes = 0.9 * memory;  // the rest is the system's
+  machine.cache_bytes = static_cast<double>(last_level_cache_bytes());
+  machine.peak_bandwidth = backend::probe_read_bandwidth(request.threads, 4, request.memory_bytes);
+
+  const std::unique_ptr<backend::KernelProbe> probe =
+      TRY(backend::make_cpu_kernel_probe(request.isa, request.threads, request.memory_bytes));
+  const std::size_t cache_set =
+      std::min<std::size_t>(kCacheSetMax, static_cast<std::size_t>(machine.cache_bytes) / 2);
+  for (std::size_t i = 0; i < plan::kFormats; ++i) {
+    const PackedFormat format = packed(static_cast<plan::Format>(i));
+    machine.gemv_bandwidth[i] = probe->gemv_bandwidth(format, request.memory_bytes);
+    if (cache_set > 0) machine.cache_gemv_bandwidth[i] = probe->gemv_bandwidth(format, cache_set);
+    // Two reads of one memory differ by noise; neither can be above what memory gives.
+    machine.peak_bandwidth = std::max(machine.peak_bandwidth, machine.gemv_bandwidth[i]);
+  }
+  machine.efficiency =
+      std::clamp(machine.gemv_bandwidth[static_cast<std::size_t>(plan::Format::kInt8)] /
+                     machine.peak_bandwidth,
+                 0.01, 1.0);
+  machine.prefill_flops = probe->gemm_flops(PackedFormat::kInt8, kPrefillRows);
+
+  constexpr std::size_t kFewLayers = 2;
+  constexpr std::size_t kManyLayers = 18;
+  const double few = TRY(null_token_seconds(clock, request, kFewLayers, temporary_dir));
+  const double many = TRY(null_token_seconds(clock, request, kManyLayers, temporary_dir));
+  machine.dispatch_seconds =
+      std::max(1e-7, (many - few) / static_cast<double>(kManyLayers - kFewLayers));
+  machine.step_seconds =
+      std::max(0.0, few - static_cast<double>(kFewLayers) * machine.dispatch_seconds);
+  return machine;
+}
+
+}  // namespace conclave::apps

@@ -1,0 +1,136 @@
+// Times the backend's own products on zeroed weights.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "backend/backend.h"
+#include "backend/cpu/rows.h"
+#include "base/check.h"
+
+namespace conclave::backend {
+namespace {
+
+// Shape of the probed matrices: wide enough that starting the threads costs little, as in a large
+// model; small ones would measure what `dispatch` measures.
+constexpr std::size_t kMatrixRows = 2048;
+constexpr std::size_t kMatrixCols = 2048;
+constexpr double kPassSeconds = 0.02;  // a measurement repeats its pass until it took so long
+constexpr std::size_t kMemoryMin = std::size_t{64} << 20;
+
+class Mapping {
+ public:
+  explicit Mapping(std::size_t size_bytes)
+      : size_(size_bytes),
+        data_(::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                     0)) {
+    if (valid()) ::madvise(data_, size_, MADV_HUGEPAGE);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    if (valid()) ::munmap(data_, size_);
+  }
+  bool valid() const { return data_ != MAP_FAILED; }
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  std::size_t size_;
+  void* data_;
+};
+
+class CpuKernelProbe final : public KernelProbe {
+ public:
+  CpuKernelProbe(const kernels::Operations& ops, std::size_t threads, std::unique_ptr<Mapping> map)
+      : pool_(threads), context_{ops, pool_, /*exact=*/false}, memory_(std::move(map)) {
+    tiles_.resize(pool_.size());
+    // Every page has to be real: an untouched one is the kernel's single page of zeros.
+    const std::size_t share = memory_->bytes().size() / pool_.size();
+    pool_.parallel_for(pool_.size(), [&](std::size_t chunk, std::size_t) {
+      std::ranges::fill(memory_->bytes().subspan(chunk * share, share), std::byte{0});
+    });
+  }
+
+  double gemv_bandwidth(kernels::PackedFormat format, std::size_t working_set_bytes) override {
+    const std::vector<kernels::PackedMatrix> matrices = matrices_of(format, working_set_bytes);
+    std::size_t bytes = 0;
+    for (const kernels::PackedMatrix& matrix : matrices) bytes += matrix.data.size();
+    return static_cast<double>(bytes) / pass_seconds(matrices, 1);
+  }
+
+  double gemm_flops(kernels::PackedFormat format, std::size_t rows) override {
+    // Small enough to stay cached, as a chunk of prefill uses each weight many times.
+    const std::vector<kernels::PackedMatrix> matrices = matrices_of(format, 1);
+    const double flops = 2.0 * static_cast<double>(kMatrixRows * kMatrixCols * rows);
+    return flops * static_cast<double>(matrices.size()) / pass_seconds(matrices, rows);
+  }
+
+ private:
+  std::vector<kernels::PackedMatrix> matrices_of(kernels::PackedFormat format,
+                                                 std::size_t working_set_bytes) const {
+    const std::size_t size = kernels::packed_bytes(format, kMatrixRows, kMatrixCols, 0);
+    const std::size_t aligned = (size + 4095) / 4096 * 4096;
+    const std::size_t room = std::min(working_set_bytes, memory_->bytes().size());
+    std::vector<kernels::PackedMatrix> matrices;
+    for (std::size_t i = 0; i < std::max<std::size_t>(1, room / aligned); ++i) {
+      matrices.push_back({.format = format,
+                          .rows = kMatrixRows,
+                          .cols = kMatrixCols,
+                          .data = memory_->bytes().subspan(i * aligned, size)});
+    }
+    return matrices;
+  }
+
+  // Seconds of one pass over all matrices, after a first pass that is not counted.
+  double pass_seconds(const std::vector<kernels::PackedMatrix>& matrices, std::size_t rows) {
+    x_.resize(rows, kMatrixCols);
+    for (std::size_t t = 0; t < rows; ++t) {
+      for (std::size_t c = 0; c < kMatrixCols; ++c) {
+        x_.row(t)[c] = static_cast<float>(c % 7) - 3.0f;
+      }
+      x_.round_row(context_.ops, t);
+    }
+    y_.resize(rows * kMatrixRows);
+    for (std::vector<float>& tile : tiles_) tile.resize(rows * kChunkRows);
+    const auto pass = [&] {
+      for (const kernels::PackedMatrix& matrix : matrices) {
+        const Product product{&matrix, x_.view(), y_.data(), kMatrixRows};
+        multiply(context_, {&product, 1}, tiles_);
+      }
+    };
+    pass();
+    const auto start = std::chrono::steady_clock::now();
+    double elapsed = 0.0;
+    std::size_t passes = 0;
+    while (elapsed < kPassSeconds) {
+      pass();
+      ++passes;
+      elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    return elapsed / static_cast<double>(passes);
+  }
+
+  ThreadPool pool_;
+  CpuContext context_;
+  std::unique_ptr<Mapping> memory_;
+  Rows x_;
+  std::vector<float> y_;
+  std::vector<std::vector<float>> tiles_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<KernelProbe>> make_cpu_kernel_probe(std::string_view isa,
+                                                           std::size_t threads,
+                                                           std::size_t memory_bytes) {
+  CHECK(memory_bytes >= kMemoryMin);
+  const kernels::Isa chosen = TRY(kernels::choose_isa(isa));
+  auto memory = std::make_unique<Mapping>(memory_bytes);
+  if (!memory->valid()) {
+    return exhausted("the probe's memory cannot be had: give a smaller --memory-mb");
+  }
+  return std::unique_ptr<KernelProbe>(
+      std::make_unique<CpuKernelProbe>(kernels::operations(chosen), threads, std::move(memory)));
+}
+
+}  // namespace conclave::backend
