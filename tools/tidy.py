@@ -36,6 +36,8 @@ TESTED_BY = {
     "src/apps/loaded_model.cc": "tests/e2e/test_cli.py",
     "src/apps/logits_command.cc": "tests/e2e/test_cli.py",
     "src/apps/main.cc": "tests/e2e/test_cli.py",
+    "src/apps/plan_command.cc": "tests/e2e/test_plan.py",
+    "src/apps/probe_command.cc": "tests/e2e/test_plan.py",
     "src/apps/perplexity_command.cc": "tests/e2e/test_cli.py",
     "src/apps/repl.cc": "tests/e2e/test_cli.py",
     "src/apps/run_command.cc": "tests/e2e/test_cli.py",

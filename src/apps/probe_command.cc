@@ -20,12 +20,15 @@
 namespace conclave::apps {
 namespace {
 
+constexpr std::size_t kMemoryMin = std::size_t{512} << 20;
+constexpr std::size_t kMemoryMax = std::size_t{4} << 30;
+
 struct ProbeOptions {
   std::string name;     // empty: the host's
   std::string threads;  // empty: 1 and one per core
   std::string isa;
   std::string out;
-  std::size_t memory_mb = 512;
+  std::size_t memory_mb = 0;  // 0: four times the last-level cache
   bool json = false;
 };
 
@@ -59,11 +62,19 @@ nlohmann::ordered_json to_json(const plan::Machine& machine, std::size_t threads
   return json;
 }
 
-Result<std::string> probe_all(Program& program, const ProbeOptions& options) {
+Result<std::vector<std::size_t>> thread_counts(const std::string& wanted) {
+  if (!wanted.empty()) return parse_counts(wanted, "--threads");
   const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  std::vector<std::size_t> counts = {1};
-  if (cores > 1) counts.push_back(cores);
-  if (!options.threads.empty()) counts = TRY(parse_counts(options.threads, "--threads"));
+  return cores == 1 ? std::vector<std::size_t>{1} : std::vector<std::size_t>{1, cores};
+}
+
+Result<std::string> probe_all(Program& program, const ProbeOptions& options,
+                              const std::vector<std::size_t>& counts) {
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  // With twice the cache a fifth of the reads are still served from it.
+  const std::size_t memory_bytes =
+      options.memory_mb != 0 ? options.memory_mb << 20
+                             : std::clamp(4 * last_level_cache_bytes(), kMemoryMin, kMemoryMax);
   const std::string name = options.name.empty() ? host_name() : options.name;
   std::error_code error;
   const std::filesystem::path temporary = std::filesystem::temp_directory_path(error);
@@ -80,7 +91,7 @@ Result<std::string> probe_all(Program& program, const ProbeOptions& options) {
                                                     {.name = entry_name(name, threads, cores),
                                                      .isa = options.isa,
                                                      .threads = threads,
-                                                     .memory_bytes = options.memory_mb << 20},
+                                                     .memory_bytes = memory_bytes},
                                                     temporary));
     toml += "\n" + plan::to_toml(machine);
     json.push_back(to_json(machine, threads));
@@ -92,7 +103,9 @@ Result<int> run_probe(Program& program, const ProbeOptions& options) {
   if (const auto isa = kernels::choose_isa(options.isa); !isa) {
     return usage_error(program, isa.error());
   }
-  const std::string text = TRY(probe_all(program, options));
+  const auto counts = thread_counts(options.threads);
+  if (!counts) return usage_error(program, counts.error());
+  const std::string text = TRY(probe_all(program, options, *counts));
   if (options.out.empty()) {
     TRY(program.output.write(text));
     return kExitOk;
@@ -117,9 +130,8 @@ void add_probe_command(CLI::App& root, Program& program) {
   command->add_option("--isa", options->isa, "instruction set (default: the fastest)");
   command
       ->add_option("--memory-mb", options->memory_mb,
-                   "MiB of weights to read; more than the last-level cache holds")
-      ->check(CLI::Range(64, 1 << 16))
-      ->capture_default_str();
+                   "MiB of weights to read (default: four times the last-level cache)")
+      ->check(CLI::Range(64, 1 << 16));
   command->add_option("--out", options->out, "file to write (default: standard output)");
   command->add_flag("--json", options->json, "print JSON in place of TOML");
   command->callback([&program, options] {

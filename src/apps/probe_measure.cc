@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "apps/bench_measure.h"
+#include "apps/plan_folder.h"
 #include "apps/synth_model.h"
 #include "apps/synth_writer.h"
 #include "backend/backend.h"
@@ -22,8 +23,8 @@ using kernels::PackedFormat;
 
 constexpr std::size_t kCacheSetMax = std::size_t{24} << 20;  // well inside a cache others use too
 constexpr std::size_t kPrefillRows = 64;  // rows that meet an expert in a large chunk
-constexpr std::size_t kNullTokens = 24;
-constexpr std::size_t kNullRuns = 5;
+constexpr std::size_t kSmallTokens = 24;
+constexpr std::size_t kSmallRuns = 5;
 
 PackedFormat packed(plan::Format format) {
   switch (format) {
@@ -42,28 +43,29 @@ PackedFormat packed(plan::Format format) {
   return PackedFormat::kF32;
 }
 
-// A model so small that reading its weights takes next to no time: what is left of a step is the
-// cost of running one.
-SynthModel null_model(std::size_t n_layers) {
+// A small model of the usual proportions. What its step takes beyond the reading of its weights is
+// the cost of running a layer: starting and joining threads, uneven ends of matrices, norms,
+// router.
+SynthModel small_model(std::size_t n_layers) {
   SynthModel synth;
   model::ModelConfig& c = synth.config;
   c.architecture = "DeepseekV3ForCausalLM";
   c.model_type = "kimi_k2";
   c.vocab_size = 1024;
-  c.hidden_size = 128;
+  c.hidden_size = 512;
   c.n_layers = n_layers;
   c.n_dense_layers = 1;
-  c.intermediate_size = 128;
-  c.moe_intermediate_size = 32;
+  c.intermediate_size = 512;
+  c.moe_intermediate_size = 128;
   c.n_experts = 16;
   c.n_shared_experts = 1;
   c.experts_per_token = 8;
   c.n_heads = 8;
-  c.q_lora_rank = 64;
-  c.kv_lora_rank = 64;
-  c.qk_nope_head_dim = 32;
+  c.q_lora_rank = 192;
+  c.kv_lora_rank = 128;
+  c.qk_nope_head_dim = 64;
   c.qk_rope_head_dim = 32;
-  c.v_head_dim = 32;
+  c.v_head_dim = 64;
   c.max_positions = 4096;
   c.eos_token_ids = {};
   synth.quant = SynthQuant::kInt4;
@@ -86,12 +88,23 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-// Seconds per decoded token of a null model.
-Result<double> null_token_seconds(const Clock& clock, const ProbeRequest& request,
-                                  std::size_t n_layers, const std::filesystem::path& dir) {
+// Seconds per decoded token of a small model, without the time that its weights take to read.
+Result<double> overhead_seconds(const Clock& clock, const ProbeRequest& request,
+                                const plan::Machine& machine, std::size_t n_layers,
+                                const std::filesystem::path& dir) {
   const TemporaryFolder folder(
       dir / fmt::format("conclave-probe-{}-{}-{}", ::getpid(), n_layers, request.threads));
-  TRY(write_checkpoint(null_model(n_layers), folder.path(), 1, {}));
+  TRY(write_checkpoint(small_model(n_layers), folder.path(), 1, {}));
+  const plan::Model model = TRY(read_folder_model(folder.path(), model::WeightsMode::kInt8));
+  double reading = 0.0;
+  for (std::size_t i = 0; i < plan::kParts; ++i) {
+    const plan::Part part = static_cast<plan::Part>(i);
+    const std::size_t format = static_cast<std::size_t>(model.quant.of(part).format);
+    const double rate = machine.cache_gemv_bandwidth[format] > 0.0
+                            ? machine.cache_gemv_bandwidth[format]
+                            : machine.gemv_bandwidth[format];
+    reading += plan::read_bytes(model, part) / rate;
+  }
   const model::ModelSource source = TRY(model::ModelSource::open(folder.path()));
   backend::CpuOptions options;
   options.isa = request.isa;
@@ -103,13 +116,13 @@ Result<double> null_token_seconds(const Clock& clock, const ProbeRequest& reques
       TRY(backend::WeightArena::create_private(backend::cpu_weight_bytes(source, slice, options)));
   const std::unique_ptr<backend::Backend> backend =
       TRY(backend::make_cpu_backend(source, slice, options, arena, {}));
-  TRY(time_decode(clock, *backend, kNullTokens, 0));
+  TRY(time_decode(clock, *backend, kSmallTokens, 0));
   std::vector<double> seconds;
-  for (std::size_t run = 1; run <= kNullRuns; ++run) {
-    seconds.push_back(TRY(time_decode(clock, *backend, kNullTokens, run)) /
-                      static_cast<double>(kNullTokens));
+  for (std::size_t run = 1; run <= kSmallRuns; ++run) {
+    seconds.push_back(TRY(time_decode(clock, *backend, kSmallTokens, run)) /
+                      static_cast<double>(kSmallTokens));
   }
-  return spread_of(std::move(seconds)).median;
+  return spread_of(std::move(seconds)).median - reading;
 }
 
 }  // namespace
@@ -130,6 +143,8 @@ Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& requ
                                     const std::filesystem::path& temporary_dir) {
   plan::Machine machine;
   machine.name = request.name;
+  machine.title =
+      fmt::format("this machine, {} thread{}", request.threads, request.threads == 1 ? "" : "s");
   machine.device = plan::DeviceClass::kCpu;
   const double memory = static_cast<double>(memory_size_bytes().value_or(0));
   machine.memory_bytes = memory;
@@ -156,8 +171,8 @@ Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& requ
 
   constexpr std::size_t kFewLayers = 2;
   constexpr std::size_t kManyLayers = 18;
-  const double few = TRY(null_token_seconds(clock, request, kFewLayers, temporary_dir));
-  const double many = TRY(null_token_seconds(clock, request, kManyLayers, temporary_dir));
+  const double few = TRY(overhead_seconds(clock, request, machine, kFewLayers, temporary_dir));
+  const double many = TRY(overhead_seconds(clock, request, machine, kManyLayers, temporary_dir));
   machine.dispatch_seconds =
       std::max(1e-7, (many - few) / static_cast<double>(kManyLayers - kFewLayers));
   machine.step_seconds =

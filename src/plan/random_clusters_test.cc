@@ -272,7 +272,7 @@ TEST(RandomClusters, TenThousandMachinesArePlannedInASecond) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   EXPECT_TRUE(plan) << (plan ? "" : plan.error().message);
   RecordProperty("seconds", std::to_string(took));
-  std::printf("10,000 machines: %.3f s\n", took);
+  EXPECT_LT(took, 1.0);
 }
 
 }  // namespace
