@@ -27,6 +27,9 @@ TESTED_BY = {
     "src/backend/arena.cc": "src/backend/backend_test.cc",
     "src/backend/probe.cc": "src/backend/backend_test.cc",
     "src/backend/cpu/": "src/backend/backend_test.cc",
+    # Reached through place().
+    "src/plan/place_pipeline.cc": "src/plan/place_test.cc",
+    "src/plan/place_slices.cc": "src/plan/place_test.cc",
     # Processes need processes.
     "src/cluster/worker_main.cc": "tests/e2e/test_worker_kills.py",
     "src/server/serve.cc": "tests/e2e/test_serve.py",

@@ -18,10 +18,11 @@ namespace conclave::apps {
 namespace {
 
 constexpr const char* kFooter =
-    "Every flag may also come from CONCLAVE_* in the environment (--threads: CONCLAVE_THREADS,\n"
-    "run --top-p: CONCLAVE_RUN_TOP_P) or from a TOML file: $CONCLAVE_CONFIG, else\n"
-    "$XDG_CONFIG_HOME/conclave/config.toml, else ~/.config/conclave/config.toml. The flag wins,\n"
-    "then the environment, then the file. NO_COLOR is honoured.\n"
+    "The flags of run and serve, and how any command loads a model (--weights, --threads, --isa,\n"
+    "--exact, --context), may also come from CONCLAVE_* in the environment (--threads:\n"
+    "CONCLAVE_THREADS, run --top-p: CONCLAVE_RUN_TOP_P) or from a TOML file: $CONCLAVE_CONFIG,\n"
+    "else $XDG_CONFIG_HOME/conclave/config.toml, else ~/.config/conclave/config.toml. The flag\n"
+    "wins, then the environment, then the file. NO_COLOR is honoured.\n"
     "\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 

@@ -1,6 +1,7 @@
 // conclave plan: what a cluster will do before it is bought.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -21,10 +22,11 @@ namespace {
 constexpr const char* kFooter =
     "Without --link machines have 10 Gb/s Ethernet, without a model it is kimi-k2-thinking, "
     "without\n"
-    "--software conclave; the report says what it assumed.\n"
+    "--software conclave; the report says what it assumed. A cluster file must say its model.\n"
+    "Of these flags only --weights may come from the environment or the settings file.\n"
     "Exit codes: 0 the model fits, 1 it does not (the report says what is missing), 2 wrong usage.";
 
-// What one run works on; `columns` of standard output's terminal.
+// What one run works on.
 class Planner {
  public:
   Planner(Program& program, const PlanOptions& options, plan::Catalogue catalogue)
@@ -32,7 +34,7 @@ class Planner {
 
   Result<int> run() {
     if (options_.list) {
-      return print(list_text(catalogue_), to_json(catalogue_), /*fits=*/true);
+      return print(list_text(catalogue_, columns()), to_json(catalogue_), /*fits=*/true);
     }
     if (options_.seed_table) return seed_table();
     if (!options_.compare.empty()) return compare();
@@ -111,20 +113,24 @@ class Planner {
 
   // Each change alone and, when there are several, all of them.
   Result<int> what_if(const Subject& subject) {
+    std::vector<Change> changes;  // all are read before the first plan is made
+    for (const std::string& text : options_.what_if) changes.push_back(TRY(parse_change(text)));
     std::vector<Row> rows = {{"as it is", TRY(plan_subject(subject))}};
     Subject together = subject;
-    for (const std::string& text : options_.what_if) {
-      const Change change = TRY(parse_change(text));
+    for (const Change& change : changes) {
       const Subject alone = TRY(changed(subject, catalogue_, change));
       together = TRY(changed(together, catalogue_, change));
-      rows.push_back({text, TRY(plan_subject(alone))});
+      rows.push_back({change.text, TRY(plan_subject(alone))});
     }
     if (options_.what_if.size() > 1) rows.push_back({"all of these", TRY(plan_subject(together))});
     const bool fits = rows.back().outcome.fits();
     return print(what_if_text(rows, columns()), rows_json("what_if", rows), fits);
   }
 
-  std::size_t columns() const { return program_.terminal.width; }
+  // A file or a pipe has no width.
+  std::size_t columns() const {
+    return program_.terminal.stdout_is_tty ? program_.terminal.width : kTableColumns;
+  }
 
   Program& program_;
   const PlanOptions& options_;
@@ -138,6 +144,15 @@ Result<int> run_plan(Program& program, const PlanOptions& options) {
   return Planner(program, options, TRY(load_catalogue(options.catalogue))).run();
 }
 
+// For CLI11's check().
+std::string not_a_speed(const std::string& text) {
+  double value = 0.0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  const bool speed = error == std::errc() && stop == end && value > 0.0 && value <= 1e12;
+  return speed ? "" : fmt::format("\"{}\" is no number of tokens per second", text);
+}
+
 void add_cluster_options(CLI::App& command, PlanOptions& options) {
   command.add_option("CLUSTER", options.cluster, "cluster file (TOML); docs/planner.md");
   command.add_option("--machines", options.machines,
@@ -146,8 +161,10 @@ void add_cluster_options(CLI::App& command, PlanOptions& options) {
   command.add_option("--topology", options.topology, "switch, mesh or ring")
       ->check(CLI::IsMember({"switch", "mesh", "ring"}));
   command.add_option("--software", options.software, "what runs the model: conclave, ...");
-  command.add_option("--catalogue", options.catalogue,
-                     "TOML file, or a folder of them, with more names");
+  command
+      .add_option("--catalogue", options.catalogue,
+                  "TOML file, or a folder of them, with more names")
+      ->check(not_empty);
 }
 
 void add_model_and_load(CLI::App& command, Settings& settings, PlanOptions& options) {
@@ -157,11 +174,11 @@ void add_model_and_load(CLI::App& command, Settings& settings, PlanOptions& opti
   command.add_option("--strategy", options.strategy,
                      "slice, slice-ra, expert, pipeline, or auto for the fastest");
   command.add_option("--batch", options.batch, "streams decoded together")
-      ->check(CLI::Range(1, 1'000'000));
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{kBatchMax}));
   command.add_option("--context", options.context, "tokens in each stream's cache")
-      ->check(CLI::Range(0, 1 << 24));
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{kContextMax}));
   command.add_option("--prompt", options.prompt, "tokens, for the time to the first one")
-      ->check(CLI::Range(1, 1 << 24));
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{kContextMax}));
   command.add_option("--reserve", options.reserve, "tokens of KV memory, all streams together")
       ->check(CLI::Range(1, 1 << 30));
   command.add_option("--spec", options.speculation,
@@ -169,7 +186,7 @@ void add_model_and_load(CLI::App& command, Settings& settings, PlanOptions& opti
   command.add_option("--zipf", options.zipf, "skew of expert popularity (0: uniform)")
       ->check(CLI::Range(0.0, 10.0));
   command.add_option("--measured", options.measured, "tokens per second seen, to compare with")
-      ->check(CLI::PositiveNumber);
+      ->check(not_a_speed);
 }
 
 void add_outputs(CLI::App& command, PlanOptions& options) {
@@ -186,7 +203,8 @@ void add_outputs(CLI::App& command, PlanOptions& options) {
   command.add_flag("--events", options.events, "also play every layer and message, with jitter");
   command.add_option("--seed", options.seed, "of --events")->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object");
-  command.add_option("--svg", options.svg, "draw the cluster, or the sweep, into this file");
+  command.add_option("--svg", options.svg, "draw the cluster, or the sweep, into this file")
+      ->check(not_empty);
 }
 
 }  // namespace

@@ -8,6 +8,17 @@
 namespace conclave::apps {
 namespace {
 
+bool starts_character(char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }
+
+// Where the character after the first `count` starts.
+std::size_t offset_of(std::string_view text, std::size_t count) {
+  std::size_t at = 0;
+  for (; at < text.size(); ++at) {
+    if (starts_character(text[at]) && count-- == 0) break;
+  }
+  return at;
+}
+
 // 12345678 -> "12,345,678", whatever the locale.
 std::string with_commas(double value) {
   std::string digits = fmt::format("{:.0f}", value);
@@ -78,10 +89,24 @@ std::string wrapped(std::string_view lead, std::string_view text, std::size_t in
   return result;
 }
 
+std::string shortened(std::string_view text, std::size_t columns) {
+  const std::size_t length = columns_of(text);
+  if (length <= columns) return std::string(text);
+  if (columns <= 2) return std::string(columns, '.');
+  const std::size_t behind = (columns - 2) / 3;
+  const std::size_t before = columns - 2 - behind;
+  return fmt::format("{}..{}", text.substr(0, offset_of(text, before)),
+                     text.substr(offset_of(text, length - behind)));
+}
+
+std::string cell(std::string_view text, std::size_t columns) {
+  std::string filled = shortened(text, columns);
+  filled.append(columns - columns_of(filled), ' ');
+  return filled;
+}
+
 std::size_t columns_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), starts_character));
 }
 
 }  // namespace conclave::apps

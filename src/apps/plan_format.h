@@ -19,6 +19,11 @@ std::string bar(double share, std::size_t width);
 // what stands before the first word. Ends with a newline.
 std::string wrapped(std::string_view lead, std::string_view text, std::size_t indent,
                     std::size_t width);
+// At most `columns` columns: where text is longer, ".." stands for its middle, because the ends of
+// names are what tells them apart ("m4-max-128+12").
+std::string shortened(std::string_view text, std::size_t columns);
+// The same, filled up with blanks.
+std::string cell(std::string_view text, std::size_t columns);
 // Columns of UTF-8 text, one for each code point.
 std::size_t columns_of(std::string_view text);
 

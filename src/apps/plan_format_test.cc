@@ -42,5 +42,15 @@ TEST(PlanFormat, WrapsBetweenWords) {
   EXPECT_EQ(columns_of("naïve"), 5u);
 }
 
+TEST(PlanFormat, LongNamesKeepBothEnds) {
+  EXPECT_EQ(shortened("m3-ultra-512", 12), "m3-ultra-512");
+  EXPECT_EQ(shortened("m3-ultra-512+12", 12), "m3-ultr..+12");
+  EXPECT_EQ(shortened("naïve-naïve", 8), "naïv..ve");
+  EXPECT_EQ(shortened("naïve", 2), "..");
+  EXPECT_EQ(shortened("naïve", 0), "");
+  EXPECT_EQ(cell("naïve", 7), "naïve  ");
+  EXPECT_EQ(cell("naïve", 3), "n..");
+}
+
 }  // namespace
 }  // namespace conclave::apps

@@ -7,13 +7,14 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <system_error>
 #include <utility>
 
 namespace conclave::apps {
 namespace {
 
-constexpr std::size_t kCountMax = 1'000'000'000;
 constexpr std::size_t kSteppedMax = 16;  // longer ranges double
 
 constexpr std::array<std::pair<std::string_view, SweepKey>, 3> kSweepKeys = {{
@@ -42,12 +43,20 @@ std::string names_of(const Table& table) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-// A whole number from 1 to kCountMax, and nothing behind it.
+std::string_view trimmed(std::string_view text) {
+  const std::size_t first = text.find_first_not_of(' ');
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(' ') - first + 1);
+}
+
+// A whole number from 1, and nothing behind it. One that is too large to hold is the largest that
+// can be held, so that the caller's limit is what the message names.
 std::optional<std::size_t> count_of(std::string_view text) {
   std::size_t count = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  if (count == 0 || count > kCountMax) return std::nullopt;
+  if (end != text.data() + text.size() || error == std::errc::invalid_argument) return std::nullopt;
+  if (error == std::errc::result_out_of_range) return std::numeric_limits<std::size_t>::max();
+  if (count == 0) return std::nullopt;
   return count;
 }
 
@@ -60,13 +69,13 @@ std::optional<std::pair<double, std::string_view>> number_and_unit(std::string_v
   return std::pair(number, text.substr(static_cast<std::size_t>(next - text.data())));
 }
 
-std::vector<std::string_view> split(std::string_view text, char separator) {
+std::vector<std::string_view> split(std::string_view text, std::string_view separator) {
   std::vector<std::string_view> pieces;
   while (true) {
     const std::size_t at = text.find(separator);
-    pieces.push_back(text.substr(0, at));
+    pieces.push_back(trimmed(text.substr(0, at)));
     if (at == std::string_view::npos) return pieces;
-    text.remove_prefix(at + 1);
+    text.remove_prefix(at + separator.size());
   }
 }
 
@@ -80,22 +89,28 @@ std::vector<std::size_t> range_of(std::size_t first, std::size_t last) {
   return values;
 }
 
-std::optional<std::vector<std::size_t>> values_of(std::string_view text) {
-  if (const std::size_t dots = text.find(".."); dots != std::string_view::npos) {
-    const auto first = count_of(text.substr(0, dots));
-    const auto last = count_of(text.substr(dots + 2));
-    if (!first || !last || *first > *last) return std::nullopt;
-    return range_of(*first, *last);
+// The numbers as they stand: of a range its two ends.
+std::optional<std::vector<std::size_t>> numbers_of(std::string_view text, bool range) {
+  std::vector<std::size_t> numbers;
+  for (const std::string_view piece : split(text, range ? ".." : ",")) {
+    const auto number = count_of(piece);
+    if (!number) return std::nullopt;
+    numbers.push_back(*number);
   }
-  std::vector<std::size_t> values;
-  for (const std::string_view piece : split(text, ',')) {
-    const auto value = count_of(piece);
-    if (!value) return std::nullopt;
-    values.push_back(*value);
+  if (range && (numbers.size() != 2 || numbers[0] > numbers[1])) return std::nullopt;
+  return numbers;
+}
+
+std::size_t most_of(SweepKey key) {
+  switch (key) {
+    case SweepKey::kNodes:
+      return plan::kMachinesMax;
+    case SweepKey::kBatch:
+      return kBatchMax;
+    case SweepKey::kContext:
+      return kContextMax;
   }
-  std::sort(values.begin(), values.end());
-  values.erase(std::unique(values.begin(), values.end()), values.end());
-  return values;
+  return 0;
 }
 
 struct Unit {
@@ -130,18 +145,25 @@ Error bad_change(std::string_view text, std::string_view want) {
   return invalid_input(fmt::format("--what-if \"{}\": give {}", text, want));
 }
 
+Result<void> read_count(Change& change, SweepKey key) {
+  const auto count = count_of(change.value);
+  if (!count) return bad_change(change.text, "a whole number from 1");
+  const std::size_t most = most_of(key);
+  if (*count > most) return bad_change(change.text, fmt::format("at most {}", most));
+  change.count = *count;
+  return {};
+}
+
 // Fills `change.count` or `change.amount`.
 Result<void> read_value(Change& change) {
   const bool latency = change.key == ChangeKey::kLatency;
   switch (change.key) {
     case ChangeKey::kNodes:
+      return read_count(change, SweepKey::kNodes);
     case ChangeKey::kBatch:
-    case ChangeKey::kContext: {
-      const auto count = count_of(change.value);
-      if (!count) return bad_change(change.text, "a whole number from 1");
-      change.count = *count;
-      return {};
-    }
+      return read_count(change, SweepKey::kBatch);
+    case ChangeKey::kContext:
+      return read_count(change, SweepKey::kContext);
     case ChangeKey::kBandwidth:
     case ChangeKey::kLinkBandwidth:
     case ChangeKey::kLatency: {
@@ -168,22 +190,23 @@ Result<void> read_value(Change& change) {
 Result<std::vector<MachineCount>> parse_machine_list(std::string_view text) {
   std::vector<MachineCount> machines;
   std::size_t total = 0;
-  for (const std::string_view piece : split(text, ',')) {
+  for (const std::string_view piece : split(text, ",")) {
     const std::size_t star = piece.find('*');
     const bool counted = star != std::string_view::npos;
-    const auto count = counted ? count_of(piece.substr(star + 1)) : std::optional<std::size_t>(1);
-    const std::string_view name = piece.substr(0, star);
+    const auto count =
+        counted ? count_of(trimmed(piece.substr(star + 1))) : std::optional<std::size_t>(1);
+    const std::string_view name = trimmed(piece.substr(0, star));
     if (name.empty() || !count) {
       return invalid_input(
           fmt::format("--machines \"{}\": give names joined by commas, each with *COUNT or "
                       "without, as in m3-ultra-512*4,m4-max-128",
                       text));
     }
-    total += *count;
-    if (total > plan::kMachinesMax) {
+    if (*count > plan::kMachinesMax - total) {
       return invalid_input(
           fmt::format("--machines \"{}\": at most {} machines", text, plan::kMachinesMax));
     }
+    total += *count;
     machines.push_back({std::string(name), *count});
   }
   return machines;
@@ -240,21 +263,27 @@ Result<Sweep> parse_sweep(std::string_view text) {
   const std::string_view name = text.substr(0, equals);
   const auto* const key = std::find_if(kSweepKeys.begin(), kSweepKeys.end(),
                                        [name](const auto& entry) { return entry.first == name; });
-  const auto values =
-      equals == std::string_view::npos ? std::nullopt : values_of(text.substr(equals + 1));
+  const std::string_view list =
+      equals == std::string_view::npos ? std::string_view() : text.substr(equals + 1);
+  const bool range = list.find("..") != std::string_view::npos;
+  auto values = numbers_of(list, range);
   if (key == kSweepKeys.end() || !values) {
     return invalid_input(
         fmt::format("--sweep \"{}\": give one of {}, and its values, as in nodes=1..8 or "
                     "batch=1,8,32",
                     text, names_of(kSweepKeys)));
   }
-  const bool nodes = key->second == SweepKey::kNodes;
-  const std::size_t most = nodes ? plan::kMachinesMax : kCountMax;
-  if (values->size() > kSweepPointsMax || values->back() > most) {
-    return invalid_input(fmt::format("--sweep \"{}\": at most {} values, none above {}", text,
-                                     kSweepPointsMax, most));
+  std::sort(values->begin(), values->end());
+  const std::size_t most = most_of(key->second);
+  if (values->back() > most) {
+    return invalid_input(fmt::format("--sweep \"{}\": {} of at most {}", text, name, most));
   }
-  return Sweep{.key = key->second, .values = *values};
+  values->erase(std::unique(values->begin(), values->end()), values->end());
+  if (range) values = range_of(values->front(), values->back());
+  if (values->size() > kSweepPointsMax) {
+    return invalid_input(fmt::format("--sweep \"{}\": at most {} values", text, kSweepPointsMax));
+  }
+  return Sweep{.key = key->second, .values = std::move(*values)};
 }
 
 Result<Change> parse_change(std::string_view text) {

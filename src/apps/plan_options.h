@@ -46,12 +46,16 @@ struct PlanOptions {
   std::string svg;  // a file
 };
 
+// Of `--batch` and `--context`, and of the ranges and changes of them.
+inline constexpr std::size_t kBatchMax = 1'000'000;
+inline constexpr std::size_t kContextMax = std::size_t{1} << 24;
+
 // One kind of machine of `--machines`.
 struct MachineCount {
   std::string name;
   std::size_t count = 1;
 };
-// "m3-ultra-512*4,m4-max-128". At most plan::kMachinesMax machines.
+// "m3-ultra-512*4, m4-max-128", blanks or none. At most plan::kMachinesMax machines.
 Result<std::vector<MachineCount>> parse_machine_list(std::string_view text);
 
 Result<plan::Topology> parse_topology(std::string_view text);
@@ -68,6 +72,7 @@ struct Sweep {
 };
 inline constexpr std::size_t kSweepPointsMax = 64;
 // "nodes=1..8", "batch=1,8,32". Ranges of more than 16 numbers double from the first to the last.
+// No value above plan::kMachinesMax, kBatchMax or kContextMax.
 Result<Sweep> parse_sweep(std::string_view text);
 
 // A number given as it is, or relative to what it was.
@@ -93,7 +98,7 @@ struct Change {
   ChangeKey key = ChangeKey::kLink;
   std::string text;       // "link=tb5-rdma", as given
   std::string value;      // "tb5-rdma"
-  std::size_t count = 0;  // kNodes, kBatch, kContext
+  std::size_t count = 0;  // kNodes, kBatch, kContext: as in a sweep
   Amount amount;          // kBandwidth, kLinkBandwidth, kLatency
 };
 // "link=tb5-rdma", "nodes=6", "bandwidth=+20%", "latency=12us".

@@ -17,9 +17,18 @@ TEST(MachineList, NamesWithAndWithoutCounts) {
   EXPECT_EQ((*machines)[1].count, 1u);
 }
 
+TEST(MachineList, BlanksMayStandBetween) {
+  const auto machines = parse_machine_list(" a * 2, b ");
+  ASSERT_TRUE(machines) << machines.error().message;
+  ASSERT_EQ(machines->size(), 2u);
+  EXPECT_EQ((*machines)[0].name, "a");
+  EXPECT_EQ((*machines)[0].count, 2u);
+  EXPECT_EQ((*machines)[1].name, "b");
+}
+
 TEST(MachineList, RefusesWhatIsNoList) {
-  for (const char* text : {"", ",", "a,", "*4", "a*", "a*0", "a*-1", "a*2x", "a*1.5", "a*100001",
-                           "a*99999999999999999999", "a*60000,b*60000"}) {
+  for (const char* text : {"", " ", ",", "a,", "*4", "a*", "a*0", "a*-1", "a*2x", "a*1.5",
+                           "a*100001", "a*99999999999999999999", "a*60000,b*60000"}) {
     EXPECT_FALSE(parse_machine_list(text)) << text;
   }
 }
@@ -68,6 +77,28 @@ TEST(PlanSweep, RefusesWhatIsNoSweep) {
                            "links=1", "nodes=1..200000", "batch=1..99999999999", "batch=a"}) {
     EXPECT_FALSE(parse_sweep(text)) << text;
   }
+}
+
+// Before anything is allocated for it.
+TEST(PlanOptions, WhatIsTooLargeNamesTheLimit) {
+  const auto expect_limit = [](const auto& parsed, const char* limit) {
+    ASSERT_FALSE(parsed);
+    EXPECT_NE(parsed.error().message.find(limit), std::string::npos) << parsed.error().message;
+  };
+  const std::string huge = "99999999999999999999999";
+  for (const std::string& count : {std::string("100001"), std::string("1000000000"), huge}) {
+    expect_limit(parse_machine_list("a*" + count), "at most 100000 machines");
+    expect_limit(parse_sweep("nodes=1.." + count), "nodes of at most 100000");
+    expect_limit(parse_change("nodes=" + count), "at most 100000");
+  }
+  expect_limit(parse_machine_list("a*99999,b*" + huge), "at most 100000 machines");
+  expect_limit(parse_sweep("batch=1..999999999999"), "batch of at most 1000000");
+  expect_limit(parse_sweep("batch=" + huge + ".." + huge), "batch of at most 1000000");
+  expect_limit(parse_sweep("context=1," + huge), "context of at most 16777216");
+  expect_limit(parse_change("batch=1000001"), "at most 1000000");
+  expect_limit(parse_change("context=16777217"), "at most 16777216");
+  EXPECT_TRUE(parse_change("nodes=100000"));
+  EXPECT_TRUE(parse_sweep("context=16777216"));
 }
 
 TEST(PlanChange, NamesCountsAndAmounts) {

@@ -18,14 +18,12 @@ struct Outcome {
   std::optional<plan::Plan> plan;  // absent: does not fit
   // Only when it does not fit.
   std::string missing;              // names the bytes
-  std::size_t machines_needed = 0;  // in all, more of the last one's kind; 0: not found
+  std::size_t machines_needed = 0;  // all like the last one; 0: no number of them holds it
   // Only when asked for.
   std::optional<plan::EventPrediction> events;
 
   bool fits() const { return plan.has_value(); }
 };
-
-inline constexpr std::size_t kMachinesTriedMax = 64;  // beyond the first that may hold the bytes
 
 // Errors: the cluster is wrong. Not fitting is an outcome.
 Result<Outcome> plan_subject(const Subject& subject);

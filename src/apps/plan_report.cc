@@ -49,17 +49,18 @@ std::string header(const Outcome& outcome, std::size_t columns) {
   }
   text += line("work", work, columns);
   if (!outcome.notes.empty()) {
-    text += line("assumed", fmt::format("{}", fmt::join(outcome.notes, ", ")), columns);
+    text += line("assumed", fmt::format("{}", fmt::join(outcome.notes, "; ")), columns);
   }
   return text + "\n";
 }
 
 // What a row of the machine table says after the name; equal ones are told once.
 std::string rank_cells(const plan::Rank& rank) {
-  return fmt::format("{:>6.1f} % {:>9} {:>8} {:>8} {:>9}", 100.0 * rank.share,
+  return fmt::format("{:>6.1f} % {:>8} {:>7} {:>7} {:>8}", 100.0 * rank.share,
                      gigabytes(rank.weight_bytes), gigabytes(rank.kv_bytes),
                      gigabytes(rank.backup_bytes), gigabytes(rank.free_bytes));
 }
+constexpr std::size_t kRankCells = 42;  // columns of the above
 
 struct RankRow {
   std::string name;
@@ -81,16 +82,21 @@ std::vector<RankRow> rank_rows(const plan::Cluster& cluster, const plan::Placeme
   return rows;
 }
 
-std::string machine_table(const plan::Cluster& cluster, const plan::Placement& placement) {
-  std::string text = fmt::format("{:<28} {:>8} {:>9} {:>8} {:>8} {:>9}\n", "GB on each machine",
-                                 "share", "weights", "KV", "backup", "free");
-  const std::vector<RankRow> rows = rank_rows(cluster, placement);
+std::string machine_table(const plan::Cluster& cluster, const plan::Placement& placement,
+                          std::size_t columns) {
+  constexpr std::string_view kHeading = "GB on each machine";
+  std::vector<RankRow> rows = rank_rows(cluster, placement);
   const std::size_t shown = std::min(rows.size(), kRowsMax);
+  std::size_t width = 28;
   for (std::size_t i = 0; i < shown; ++i) {
-    const std::string name = rows[i].count == 1
-                                 ? rows[i].name
-                                 : fmt::format("{} x from {}", rows[i].count, rows[i].name);
-    text += fmt::format("{:<28.28} {}\n", name, rows[i].cells);
+    if (rows[i].count > 1) rows[i].name = fmt::format("{} x from {}", rows[i].count, rows[i].name);
+    width = std::max(width, columns_of(rows[i].name));
+  }
+  width = std::min(width, columns - kRankCells - 1);
+  std::string text = fmt::format("{} {:>8} {:>8} {:>7} {:>7} {:>8}\n", cell(kHeading, width),
+                                 "share", "weights", "KV", "backup", "free");
+  for (std::size_t i = 0; i < shown; ++i) {
+    text += fmt::format("{} {}\n", cell(rows[i].name, width), rows[i].cells);
   }
   if (rows.size() > shown) text += fmt::format("... and {} more rows\n", rows.size() - shown);
   return text;
@@ -116,7 +122,7 @@ std::string placement_text(const Outcome& outcome, std::size_t columns) {
   const std::string& reason = outcome.plan->explanation.strategy_reason;
   std::string text =
       line("strategy", reason.starts_with(name) ? reason : name + ": " + reason, columns);
-  text += "\n" + machine_table(outcome.cluster, placement);
+  text += "\n" + machine_table(outcome.cluster, placement, columns);
   double kv = 0.0;
   for (const plan::Rank& rank : placement.ranks) kv += rank.kv_bytes;
   text += line("fits",
@@ -136,31 +142,37 @@ std::string placement_text(const Outcome& outcome, std::size_t columns) {
   return text + "\n";
 }
 
-std::string speed_row(std::string_view name, const std::string& one, const std::string& all,
-                      bool two) {
-  return fmt::format("{:<40} {:>12}{}\n", name, one, two ? fmt::format(" {:>12}", all) : "");
-}
+// The figures of batch 1, and of the workload's batch when that is another.
+struct SpeedTable {
+  bool two = false;
+  std::size_t width = 12;
 
-std::string speed_text(const Outcome& outcome) {
+  std::string row(std::string_view name, const std::string& one, const std::string& all) const {
+    const std::string second = two ? fmt::format(" {:>{}}", all, width) : "";
+    return fmt::format("{:<37} {:>{}}{}\n", name, one, width, second);
+  }
+};
+
+std::string speed_text(const Outcome& outcome, std::size_t columns) {
   const plan::Prediction& one = outcome.plan->single;
   const plan::Prediction& all = outcome.plan->prediction;
   const plan::Workload& load = outcome.cluster.workload;
-  const bool two = load.batch != 1;
+  const SpeedTable table{.two = load.batch != 1, .width = columns < kTableColumns ? 10u : 14u};
   const auto row = [&](std::string_view name, double plan::Prediction::*value) {
-    return speed_row(name, figure(one.*value), figure(all.*value), two);
+    return table.row(name, figure(one.*value), figure(all.*value));
   };
-  std::string text = speed_row("speed", "batch 1", fmt::format("batch {}", load.batch), two);
+  std::string text = table.row("speed", "batch 1", fmt::format("batch {}", load.batch));
   text += row("tokens per second", &plan::Prediction::tokens_per_second);
-  if (two) text += row("  of each stream", &plan::Prediction::stream_tokens_per_second);
+  if (table.two) text += row("  of each stream", &plan::Prediction::stream_tokens_per_second);
   text += row("  95 % of tokens are faster than", &plan::Prediction::slow_tokens_per_second);
   text +=
       row("roofline (peak bandwidth, no latency)", &plan::Prediction::roofline_tokens_per_second);
   const auto percent = [](const plan::Prediction& p) {
     return fmt::format("{} %", figure(100.0 * p.tokens_per_second / p.roofline_tokens_per_second));
   };
-  text += speed_row("  reached", percent(one), percent(all), two);
-  text += speed_row(fmt::format("first token of {} tokens after", load.prompt),
-                    duration(one.first_token_seconds), duration(all.first_token_seconds), two);
+  text += table.row("  reached", percent(one), percent(all));
+  text += table.row(fmt::format("first token of {} tokens after", load.prompt),
+                    duration(one.first_token_seconds), duration(all.first_token_seconds));
   text += row("prefill, tokens per second", &plan::Prediction::prefill_tokens_per_second);
   text += row("watts", &plan::Prediction::watts);
   text += row("joules per token", &plan::Prediction::joules_per_token);
@@ -169,7 +181,8 @@ std::string speed_text(const Outcome& outcome) {
   return text + "\n";
 }
 
-std::string split_text(const Outcome& outcome) {
+std::string split_text(const Outcome& outcome, std::size_t columns) {
+  constexpr std::size_t kBeforeBar = 35;
   const plan::Prediction& prediction = outcome.plan->prediction;
   const plan::TimeSplit& split = prediction.split;
   const double total = split.total();
@@ -182,16 +195,21 @@ std::string split_text(const Outcome& outcome) {
       {"exchange", split.exchange},
       {"draft", split.draft},
   }};
-  std::string text = fmt::format("one step of {} at batch {}; {} exchanges of {}\n",
-                                 duration(total), outcome.cluster.workload.batch, prediction.rounds,
-                                 duration(prediction.exchange_seconds));
+  std::string text = wrapped("",
+                             fmt::format("one step of {} at batch {}; {} exchanges of {}",
+                                         duration(total), outcome.cluster.workload.batch,
+                                         prediction.rounds, duration(prediction.exchange_seconds)),
+                             2, columns);
   for (const auto& [name, exact] : parts) {
     if (exact == 0.0 && name == "draft") continue;
     const double seconds = std::max(exact, 0.0);  // rounding may leave -1e-18
     const double share = total > 0.0 ? seconds / total : 0.0;
-    const std::string drawn = bar(share, kBarColumns);
-    text += fmt::format("  {:<10} {:>10.3f} ms {:>4.0f} %{}{}\n", name, 1e3 * seconds,
-                        100.0 * share, drawn.empty() ? "" : "  ", drawn);
+    const std::string shown = fmt::format("{:.3f}", 1e3 * seconds);
+    // What shows as nothing draws nothing.
+    const double length = shown == "0.000" ? 0.0 : share;
+    const std::string drawn = bar(length, std::min(kBarColumns, columns - kBeforeBar));
+    text += fmt::format("  {:<10} {:>10} ms {:>4.0f} %{}{}\n", name, shown, 100.0 * share,
+                        drawn.empty() ? "" : "  ", drawn);
   }
   return text;
 }
@@ -264,17 +282,21 @@ std::string links_text(const plan::Pool& pool) {
 std::string missing_text(const Outcome& outcome) {
   const bool told = outcome.missing.find("would hold") != std::string::npos;
   if (outcome.machines_needed == 0 || told) return outcome.missing;
-  return fmt::format("{}; {} machines would hold it, the new ones like {}", outcome.missing,
+  return fmt::format("{}; {} machines like {} would hold it", outcome.missing,
                      outcome.machines_needed, outcome.cluster.pool.machines.back().name);
 }
 
+std::size_t report_width(std::size_t columns) {
+  return std::clamp(columns, kReportColumnsMin, kReportColumns);
+}
+
 std::string report_text(const Outcome& outcome, std::size_t columns) {
-  const std::size_t width = std::clamp(columns, kReportColumnsMin, kReportColumns);
+  const std::size_t width = report_width(columns);
   std::string text = header(outcome, width);
   if (!outcome.fits()) return text + line("missing", missing_text(outcome), width);
   text += placement_text(outcome, width);
-  text += speed_text(outcome);
-  text += split_text(outcome);
+  text += speed_text(outcome, width);
+  text += split_text(outcome, width);
   if (outcome.events) text += events_text(*outcome.events, width);
   text += explanation_text(outcome, width);
   return text;

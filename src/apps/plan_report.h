@@ -9,9 +9,12 @@
 namespace conclave::apps {
 
 inline constexpr std::size_t kReportColumns = 100;
-inline constexpr std::size_t kReportColumnsMin = 80;  // tables need them; prose wraps at `columns`
+inline constexpr std::size_t kReportColumnsMin = 60;
+// For tables that have all their columns; narrower ones leave some out.
+inline constexpr std::size_t kTableColumns = 80;
+std::size_t report_width(std::size_t columns);  // held to the limits above
 
-// `columns`: of the terminal; held to the two limits above.
+// `columns`: of the terminal.
 std::string report_text(const Outcome& outcome, std::size_t columns);
 
 // Shared with the tables.
@@ -19,7 +22,7 @@ std::string report_text(const Outcome& outcome, std::size_t columns);
 std::string machines_text(const plan::Pool& pool);
 // "Thunderbolt 5 RDMA, mesh"; "no link" for one machine.
 std::string links_text(const plan::Pool& pool);
-// "... 104.2 GB missing; 2 machines would hold it"
+// "... 104.2 GB missing; 2 machines like m3-ultra-512 would hold it"
 std::string missing_text(const Outcome& outcome);
 
 }  // namespace conclave::apps

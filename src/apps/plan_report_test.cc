@@ -71,14 +71,36 @@ TEST(PlanReport, FitsTheColumnsItIsGiven) {
   for (const char* machines : {"m3-ultra-512*4", "m3-ultra-512", "m3-ultra-512*3,m4-max-128*25"}) {
     PlanOptions options = four_machines();
     options.machines = machines;
+    options.batch = 8;
     const Outcome outcome = outcome_of(options);
-    for (const std::size_t columns : {80u, 100u, 400u}) {
+    for (const std::size_t columns : {60u, 70u, 80u, 100u, 400u}) {
       std::istringstream lines(report_text(outcome, columns));
       for (std::string line; std::getline(lines, line);) {
         EXPECT_LE(columns_of(line), std::min<std::size_t>(columns, kReportColumns)) << line;
       }
     }
   }
+}
+
+TEST(PlanReport, LongNamesGetTheRoomThereIs) {
+  Outcome outcome = outcome_of(four_machines());
+  outcome.cluster.pool.machines[0].name = "the-machine-in-the-meeting-room-upstairs";
+  EXPECT_NE(report_text(outcome, 100).find("the-machine-in-the-meeting-room-upstairs "),
+            std::string::npos);
+  EXPECT_NE(report_text(outcome, 60).find("the-machin..tairs "), std::string::npos);
+}
+
+TEST(PlanReport, APartThatShowsAsNothingHasNoBar) {
+  Outcome outcome = outcome_of(four_machines());
+  outcome.plan->prediction.split.compute = 4e-7;
+  std::istringstream lines(report_text(outcome, 80));
+  bool seen = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("  compute")) continue;
+    seen = true;
+    EXPECT_EQ(line.find('#'), std::string::npos) << line;
+  }
+  EXPECT_TRUE(seen);
 }
 
 TEST(PlanReport, OneStreamHasOneColumn) {

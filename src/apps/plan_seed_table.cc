@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
@@ -51,23 +50,33 @@ Result<Subject> subject_of(const plan::Catalogue& catalogue, const SeedCluster& 
   cluster.pool.link = TRY(plan::find_link(catalogue, seed.link));
   cluster.pool.topology = seed.topology;
   // Both published Mac clusters divided every layer; so does tensor parallelism on a GPU server.
-  if (software != kDefaultSoftware) cluster.policy.strategy = plan::Strategy::kSlice;
+  if (software != kDefaultSoftware) {
+    cluster.policy.strategy = plan::Strategy::kSlice;
+    cluster.policy.allow_uneven = true;  // 64 heads on six machines, as published
+  }
   return subject;
 }
 
-std::string row_text(const Row& row) {
+// `wide`: also what one token takes.
+std::string line_of(std::string_view name, std::string_view software, bool wide,
+                    const std::array<std::string, 5>& figures) {
+  std::string text =
+      fmt::format("{} {} {:>7} {:>9}", cell(name, 24), cell(software, 13), figures[0], figures[1]);
+  if (wide) text += fmt::format(" {:>6} {:>6} {:>8}", figures[2], figures[3], figures[4]);
+  return text + "\n";
+}
+
+std::string row_text(const Row& row, bool wide) {
   const plan::Cluster& cluster = row.outcome.cluster;
   double price = 0.0;
   for (const plan::Machine& machine : cluster.pool.machines) price += machine.price_usd;
-  std::string text = fmt::format("{:<24.24} {:<13.13} ", row.name, cluster.software.name);
   if (!row.outcome.fits()) {
-    return text +
-           fmt::format("{:>7} {:>9} {:>6} {:>6} {:>8}\n", "no fit", figure(price), "-", "-", "-");
+    return line_of(row.name, cluster.software.name, wide, {"no fit", figure(price), "-", "-", "-"});
   }
   const plan::Prediction& p = row.outcome.plan->single;
-  return text + fmt::format("{:>7} {:>9} {:>6} {:>6} {:>8}\n", figure(p.tokens_per_second),
-                            figure(price), figure(p.watts), figure(p.joules_per_token),
-                            figure(p.usd_per_million_tokens));
+  return line_of(row.name, cluster.software.name, wide,
+                 {figure(p.tokens_per_second), figure(price), figure(p.watts),
+                  figure(p.joules_per_token), figure(p.usd_per_million_tokens)});
 }
 
 // What is missing, once a cluster.
@@ -96,14 +105,14 @@ Result<std::vector<Row>> seed_rows(const plan::Catalogue& catalogue) {
 }
 
 std::string seed_text(std::span<const Row> rows, std::size_t columns) {
-  const std::size_t width = std::clamp(columns, kReportColumnsMin, kReportColumns);
+  const std::size_t width = report_width(columns);
   std::string text = wrapped("",
                              "Kimi K2, one stream, 512 tokens of context. conclave's rows are "
                              "predictions from its targets, not measurements.",
                              0, width);
-  text += fmt::format("\n{:<24} {:<13} {:>7} {:>9} {:>6} {:>6} {:>8}\n", "cluster", "software",
-                      "tok/s", "USD", "W", "J/tok", "USD/Mtok");
-  for (const Row& row : rows) text += row_text(row);
+  const bool wide = width >= kTableColumns;
+  text += "\n" + line_of("cluster", "software", wide, {"tok/s", "USD", "W", "J/tok", "USD/Mtok"});
+  for (const Row& row : rows) text += row_text(row, wide);
   text += "\n" + notes_text(rows, width);
   text += wrapped("",
                   "As shipped: INT4 experts, BF16 otherwise. USD/Mtok: the machines over three "

@@ -43,9 +43,14 @@ TEST(SeedTable, OneH100CannotHoldItAndTheNoteSaysHowManyWould) {
   EXPECT_NE(text.find("would hold it"), std::string::npos) << text;
 }
 
-TEST(SeedTable, FitsEightyColumns) {
-  std::istringstream lines(seed_text(rows_of_the_catalogue(), 80));
-  for (std::string line; std::getline(lines, line);) EXPECT_LE(columns_of(line), 80u) << line;
+TEST(SeedTable, FitsTheColumns) {
+  const std::vector<Row> rows = rows_of_the_catalogue();
+  for (const std::size_t columns : {60u, 80u, 100u}) {
+    std::istringstream lines(seed_text(rows, columns));
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_LE(columns_of(line), columns) << line;
+    }
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "apps/plan_subject.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -25,18 +26,23 @@ bool in_catalogue(const plan::Catalogue& catalogue, std::string_view name) {
       [name](const plan::CatalogueModel& model) { return model.architecture.name == name; });
 }
 
+bool is_folder(const plan::Catalogue& catalogue, const std::string& name,
+               const std::filesystem::path& base) {
+  if (in_catalogue(catalogue, name)) return false;
+  std::error_code ignored;
+  return name.find('/') != std::string::npos || exists(base / name, ignored);
+}
+
+Error weights_of_no_folder(std::string_view model) {
+  return invalid_input(
+      fmt::format("--weights is for a checkpoint folder; \"{}\" takes --quant", model));
+}
+
 // A folder may be named relative to `base`, the cluster file's folder.
 Result<ChosenModel> choose_model(const PlanOptions& options, const plan::Catalogue& catalogue,
                                  const std::string& name, const std::filesystem::path& base) {
-  std::error_code ignored;
-  const std::filesystem::path folder = base / name;
-  const bool is_folder = !in_catalogue(catalogue, name) &&
-                         (name.find('/') != std::string::npos || exists(folder, ignored));
-  if (!is_folder) {
-    if (options.weights_given) {
-      return invalid_input(
-          fmt::format("--weights is for a checkpoint folder; \"{}\" takes --quant", name));
-    }
+  if (!is_folder(catalogue, name, base)) {
+    if (options.weights_given) return weights_of_no_folder(name);
     return ChosenModel{TRY(plan::find_model(catalogue, name, options.quant)), {}};
   }
   if (!options.quant.empty()) {
@@ -44,7 +50,44 @@ Result<ChosenModel> choose_model(const PlanOptions& options, const plan::Catalog
         "--quant is for a model of the catalogue; the folder {} takes --weights", name));
   }
   const model::WeightsMode mode = TRY(model::parse_weights_mode(options.weights));
+  const std::filesystem::path folder = base / name;
   return ChosenModel{TRY(read_folder_model(folder, mode)), folder};
+}
+
+// The catalogue's models, or those of the cluster file alone when it uses its own.
+plan::Catalogue models_of(const Subject& subject, const plan::Catalogue& catalogue) {
+  plan::Catalogue models;
+  models.models = subject.own_models.empty() ? catalogue.models : subject.own_models;
+  return models;
+}
+
+// "--quant shipped (others: int8, fp8)".
+std::string quant_note(const Subject& subject, const plan::Catalogue& catalogue) {
+  const plan::Model& chosen = subject.cluster.model;
+  std::vector<std::string> others;
+  for (const plan::CatalogueModel& model : models_of(subject, catalogue).models) {
+    if (model.architecture.name != chosen.architecture.name) continue;
+    for (const plan::Quant& quant : model.quants) {
+      if (quant.name != chosen.quant.name) others.push_back(quant.name);
+    }
+  }
+  const std::string note = fmt::format("--quant {}", chosen.quant.name);
+  return others.empty() ? note : fmt::format("{} (others: {})", note, fmt::join(others, ", "));
+}
+
+// What neither flags nor `stated` say, in the order in which people think of it.
+void note_defaults(const PlanOptions& options, const plan::Catalogue& catalogue,
+                   const plan::Stated& stated, Subject& subject) {
+  if (subject.folder.empty() && options.quant.empty() && !stated.quant) {
+    subject.notes.push_back(quant_note(subject, catalogue));
+  }
+  const plan::Pool& pool = subject.cluster.pool;
+  if (pool.machines.size() > 1 && options.topology.empty() && !stated.topology) {
+    subject.notes.push_back(fmt::format("--topology {}", topology_name(pool.topology)));
+  }
+  if (options.software.empty() && !stated.software) {
+    subject.notes.push_back(fmt::format("--software {}", subject.cluster.software.name));
+  }
 }
 
 // Copies are numbered from 1 where a name stands more than once.
@@ -77,41 +120,51 @@ Result<Subject> from_list(const PlanOptions& options, const plan::Catalogue& cat
   plan::Cluster& cluster = subject.cluster;
   cluster.name = options.machines;
   cluster.pool.machines = TRY(machines_of(options.machines, catalogue));
+  const std::string model = options.model.empty() ? std::string(kDefaultModel) : options.model;
+  if (options.model.empty()) subject.notes.push_back(fmt::format("--model {}", model));
+  ChosenModel chosen = TRY(choose_model(options, catalogue, model, ""));
+  cluster.model = std::move(chosen.model);
+  subject.folder = std::move(chosen.folder);
   const std::string link = options.link.empty() ? std::string(kDefaultLink) : options.link;
   if (cluster.pool.machines.size() > 1 || !options.link.empty()) {
     cluster.pool.link = TRY(plan::find_link(catalogue, link));
     cluster.pool.topology = usual_topology(*cluster.pool.link);
     if (options.link.empty()) subject.notes.push_back(fmt::format("--link {}", link));
   }
-  const std::string model = options.model.empty() ? std::string(kDefaultModel) : options.model;
-  if (options.model.empty()) subject.notes.push_back(fmt::format("--model {}", model));
-  ChosenModel chosen = TRY(choose_model(options, catalogue, model, ""));
-  cluster.model = std::move(chosen.model);
-  subject.folder = std::move(chosen.folder);
   cluster.software = TRY(plan::find_software(catalogue, kDefaultSoftware));
+  note_defaults(options, catalogue, {}, subject);
   return subject;
+}
+
+// The model that takes the place of the file's; nullopt: the file says all, or what is wrong in it.
+Result<std::optional<plan::Model>> model_in_place(const PlanOptions& options,
+                                                  const plan::Catalogue& catalogue,
+                                                  const plan::Stated& stated,
+                                                  const std::string& file, Subject& subject) {
+  const bool flagged = !options.quant.empty() || options.weights_given;
+  if (options.model.empty() && !stated.own_models.empty()) {
+    const std::string& own = stated.own_models[0].architecture.name;
+    subject.own_models = stated.own_models;
+    if (options.weights_given) return weights_of_no_folder(own);
+    if (!flagged) return std::optional<plan::Model>();
+    return std::optional(TRY(plan::find_model(models_of(subject, {}), own, options.quant)));
+  }
+  const std::string& name = options.model.empty() ? stated.model : options.model;
+  const std::filesystem::path base =
+      options.model.empty() ? std::filesystem::path(file).parent_path() : "";
+  const bool as_stated = options.model.empty() && !flagged && !is_folder(catalogue, name, base);
+  if (name.empty() || as_stated) return std::optional<plan::Model>();
+  ChosenModel chosen = TRY(choose_model(options, catalogue, name, base));
+  subject.folder = std::move(chosen.folder);
+  return std::optional(std::move(chosen.model));
 }
 
 Result<Subject> from_file(const PlanOptions& options, const plan::Catalogue& catalogue,
                           const std::string& file) {
   const std::string text = TRY(read_text_file(file, plan::kCatalogueBytesMax));
-  const std::string stated = TRY(plan::model_named_by(text, file));
+  plan::Stated stated = TRY(plan::stated_in(text, file));
   Subject subject;
-  std::string name = options.model.empty() ? stated : options.model;
-  if (name.empty()) {
-    name = kDefaultModel;
-    subject.notes.push_back(fmt::format("--model {}", name));
-  }
-  const bool as_stated = options.model.empty() && options.quant.empty() && !options.weights_given &&
-                         in_catalogue(catalogue, stated);
-  std::optional<plan::Model> model;
-  if (!as_stated) {
-    const std::filesystem::path base =
-        options.model.empty() ? std::filesystem::path(file).parent_path() : "";
-    ChosenModel chosen = TRY(choose_model(options, catalogue, name, base));
-    model = std::move(chosen.model);
-    subject.folder = std::move(chosen.folder);
-  }
+  const auto model = TRY(model_in_place(options, catalogue, stated, file, subject));
   subject.cluster = TRY(plan::parse_cluster(text, file, catalogue, model));
   if (subject.cluster.name.empty()) {
     subject.cluster.name = std::filesystem::path(file).stem().string();
@@ -120,6 +173,8 @@ Result<Subject> from_file(const PlanOptions& options, const plan::Catalogue& cat
     subject.cluster.pool.link = TRY(plan::find_link(catalogue, options.link));
     subject.cluster.pool.pairs.clear();
   }
+  stated.quant = stated.quant && options.model.empty();  // of the model that the flag replaces
+  note_defaults(options, catalogue, stated, subject);
   return subject;
 }
 
@@ -168,7 +223,8 @@ void for_each_link(plan::Pool& pool, const Apply& apply) {
 Result<plan::Model> requantised(const Subject& subject, const plan::Catalogue& catalogue,
                                 const std::string& quant) {
   if (subject.folder.empty()) {
-    return plan::find_model(catalogue, subject.cluster.model.architecture.name, quant);
+    return plan::find_model(models_of(subject, catalogue), subject.cluster.model.architecture.name,
+                            quant);
   }
   return read_folder_model(subject.folder, TRY(model::parse_weights_mode(quant)));
 }
@@ -260,6 +316,9 @@ Result<Subject> changed(const Subject& subject, const plan::Catalogue& catalogue
   Subject result = subject;
   Result<void> applied = apply(subject, catalogue, change, result.cluster);
   if (applied) {
+    // What was assumed and is now said is no longer assumed.
+    const std::string flag = fmt::format("--{} ", change.text.substr(0, change.text.find('=')));
+    std::erase_if(result.notes, [&flag](const std::string& n) { return n.starts_with(flag); });
     settle(result.cluster);
     applied = plan::check(result.cluster);
   }

@@ -18,10 +18,12 @@ Result<plan::Catalogue> load_catalogue(const std::string& path);
 
 struct Subject {
   plan::Cluster cluster;
-  std::filesystem::path folder;    // of the model; empty: it came from the catalogue
-  std::vector<std::string> notes;  // what was assumed, for people
+  std::filesystem::path folder;                  // of the model; empty: it came from the catalogue
+  std::vector<plan::CatalogueModel> own_models;  // of the cluster file, when it uses its own
+  std::vector<std::string> notes;                // what was assumed, for people
 };
 
+// Of `--machines`; a cluster file must say its model.
 inline constexpr std::string_view kDefaultModel = "kimi-k2-thinking";
 inline constexpr std::string_view kDefaultSoftware = "conclave";
 inline constexpr std::string_view kDefaultLink = "10gbe";

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <set>
 
 namespace conclave::apps {
@@ -44,11 +46,61 @@ TEST_F(PlanSubject, MachinesAreNumberedWhereANameRepeats) {
 }
 
 TEST_F(PlanSubject, WhatIsNotGivenIsAssumedAloud) {
-  EXPECT_EQ(subject().notes, std::vector<std::string>{"--model kimi-k2-thinking"});
-  EXPECT_EQ(subject().cluster.software.name, kDefaultSoftware);
   options_.link.clear();
-  EXPECT_EQ(subject().notes.size(), 2u);
-  EXPECT_EQ(subject().cluster.pool.link->name, kDefaultLink);
+  const Subject all = subject();
+  ASSERT_EQ(all.notes.size(), 5u);
+  EXPECT_EQ(all.notes[0], "--model kimi-k2-thinking");
+  EXPECT_EQ(all.notes[1], "--link 10gbe");
+  EXPECT_TRUE(all.notes[2].starts_with("--quant shipped (others: ")) << all.notes[2];
+  EXPECT_EQ(all.notes[3], "--topology switch");
+  EXPECT_EQ(all.notes[4], "--software conclave");
+  EXPECT_EQ(all.cluster.software.name, kDefaultSoftware);
+  EXPECT_EQ(all.cluster.pool.link->name, kDefaultLink);
+  EXPECT_EQ(after("software=vllm-2026").notes.size(), 4u);
+  options_.link = "tb5-rdma";
+  options_.model = "kimi-k2";
+  options_.quant = "fp8";
+  options_.software = "conclave";
+  EXPECT_EQ(subject().notes, std::vector<std::string>{"--topology mesh"});
+  options_.topology = "ring";
+  EXPECT_TRUE(subject().notes.empty());
+}
+
+TEST_F(PlanSubject, AFileMustSayItsModelAndMayDefineIt) {
+  const auto file = std::filesystem::temp_directory_path() / "plan_subject_test.toml";
+  const auto made = [&](const std::string& text) {
+    std::ofstream(file) << text;
+    return make_subject(options_, catalogue_, file.string());
+  };
+  options_ = {};
+  const std::string machine = "[[machine]]\nuse = 'm3-ultra-512'\n";
+  const auto missing = made(machine);
+  ASSERT_FALSE(missing);
+  EXPECT_NE(missing.error().message.find("model: missing"), std::string::npos);
+  const std::string own =
+      "[[model]]\nname = 'toy'\nattention = 'gqa'\nlayers = 4\nhidden = 256\nvocab = 1024\n"
+      "heads = 4\nkv_heads = 2\nhead_dim = 64\nexperts = 16\nexperts_per_token = 2\n"
+      "expert_width = 128\n[[model.quant]]\nname = 'a'\nattention = 16\nrouter = 16\n"
+      "experts = 4.5\nhead = 16\n[[model.quant]]\nname = 'b'\nattention = 8\nrouter = 16\n"
+      "experts = 4.5\nhead = 16\n";
+  const auto defined = made(machine + own);
+  ASSERT_TRUE(defined) << defined.error().message;
+  EXPECT_EQ(defined->cluster.model.architecture.name, "toy");
+  EXPECT_EQ(defined->notes,
+            (std::vector<std::string>{"--quant a (others: b)", "--software conclave"}));
+  const auto other = changed(*defined, catalogue_, *parse_change("quant=b"));
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_EQ(other->cluster.model.quant.name, "b");
+  options_.quant = "b";
+  EXPECT_EQ(made(machine + own)->cluster.model.quant.name, "b");
+  options_.quant = "c";
+  EXPECT_FALSE(made(machine + own));
+  options_.quant.clear();
+  const auto unknown = made("model = 'gpt-9'\n" + machine);
+  ASSERT_FALSE(unknown);
+  EXPECT_NE(unknown.error().message.find(": line 1: model: no model"), std::string::npos)
+      << unknown.error().message;
+  std::filesystem::remove(file);
 }
 
 TEST_F(PlanSubject, FlagsReachTheWorkload) {

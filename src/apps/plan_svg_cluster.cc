@@ -32,6 +32,9 @@ constexpr double kHeader = 92.0;  // title and caption
 constexpr double kFooter = 60.0;  // legend
 constexpr double kHubWidth = 190.0;
 constexpr double kHubHeight = 46.0;
+// The classes `name` and `small`; the latter is not bold, and so a tenth narrower than it is high.
+constexpr double kNameFont = 13.0;
+constexpr double kSmallFont = 11.5 * 0.9;
 // More kinds than this: the smallest groups are drawn as one.
 constexpr std::size_t kGroupsMax = kDrawnMachinesMax;
 
@@ -197,8 +200,8 @@ std::string pill(double x, double y, std::string_view first, std::string_view se
       "<text class=\"name\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n"
       "<text class=\"small muted\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
       svg_number(x - kHubWidth / 2.0), svg_number(top), kHubWidth, kHubHeight, svg_number(x),
-      svg_number(top + 20.0), svg_fit(first, 26), svg_number(x), svg_number(top + 36.0),
-      svg_fit(second, 32));
+      svg_number(top + 20.0), svg_fit_width(first, kHubWidth - 20.0, kNameFont), svg_number(x),
+      svg_number(top + 36.0), svg_fit_width(second, kHubWidth - 20.0, kSmallFont));
 }
 
 // "tb5-rdma, 6 us" on the cable; away from the middle when others cross there.
@@ -210,12 +213,13 @@ std::string cable_label(const Cable& cable, const Box& a, const Box& b, bool cro
   const double at = crossed && from_middle < kHubHeight ? 0.3 : 0.5;
   const double x = a.x + at * (b.x - a.x);
   const double y = a.y + at * (b.y - a.y);
-  const double width = 16.0 + 6.4 * static_cast<double>(std::min<std::size_t>(text.size(), 24));
+  constexpr double kTextMax = 168.0;
+  const double width = 16.0 + std::min(kTextMax, svg_width(text, kSmallFont));
   return fmt::format(
       "<rect class=\"pill\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"20\" rx=\"10\"/>"
       "<text class=\"small muted\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
       svg_number(x - width / 2.0), svg_number(y - 10.0), svg_number(width), svg_number(x),
-      svg_number(y + 4.0), svg_fit(text, 24));
+      svg_number(y + 4.0), svg_fit_width(text, kTextMax, kSmallFont));
 }
 
 std::string line_between(double ax, double ay, double bx, double by) {
@@ -316,14 +320,18 @@ std::string drawing_of(const Box& box) {
   const std::string_view name_style = used ? "name" : "name muted";
   const std::string share = used ? fmt::format("{:.0f} %", 100.0 * box.share) : std::string();
   const std::string held = used ? bytes_text(box.weights + box.kv + box.backup) + " of " : "";
+  const double gap = used ? 10.0 : 0.0;
+  const double name_width = right - left - gap - svg_width(share, kNameFont);
   std::string svg = fmt::format("<g><title>{}</title>", svg_escape(tooltip(box)));
   // Opaque: it hides the cables that end in its middle.
   svg += fmt::format(
       "<rect class=\"box{}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" rx=\"9\"/>",
       used ? "" : " unused", svg_number(left - 12.0), svg_number(top), kBoxWidth, kBoxHeight);
-  svg += box_text(name_style, left, top + 22.0, "start", svg_fit(box.name, used ? 18 : 23));
+  svg += box_text(name_style, left, top + 22.0, "start",
+                  svg_fit_width(box.name, name_width, kNameFont));
   svg += box_text(name_style, right, top + 22.0, "end", share);
-  svg += box_text("small muted", left, top + 39.0, "start", svg_fit(box.title, 29));
+  svg += box_text("small muted", left, top + 39.0, "start",
+                  svg_fit_width(box.title, right - left, kSmallFont));
   svg += memory_bar(box, left, top + 48.0, right - left);
   svg += box_text("small muted", left, top + 77.0, "start",
                   fmt::format("{}{} GB", held, bytes_text(box.memory)));

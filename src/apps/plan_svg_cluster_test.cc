@@ -107,6 +107,22 @@ TEST(SvgCluster, PairsHaveTheirOwnLabel) {
   EXPECT_EQ(occurrences(svg, "class=\"cable\""), 1U);
 }
 
+TEST(SvgCluster, LongNamesEndBeforeTheShareAndInsideTheirBoxes) {
+  Drawn drawn = equal_machines(1, Topology::kMesh);
+  drawn.cluster.pool.machines[0].name = "the-machine-in-the-meeting-room";
+  std::string svg = svg_cluster(drawn.cluster, drawn.plan);
+  EXPECT_EQ(occurrences(svg, ">100 %<"), 1U);
+  EXPECT_EQ(occurrences(svg, ">the-machine-in-the-meeting-room<"), 0U);
+  EXPECT_EQ(occurrences(svg, "\u2026</text>"), 1U);
+  drawn = equal_machines(4, Topology::kMesh);
+  drawn.cluster.pool.machines[0].name = "m3-ultra-512-1";
+  drawn.cluster.pool.link->title = "Thunderbolt 5, RDMA over Thunderbolt";
+  svg = svg_cluster(drawn.cluster, drawn.plan);
+  EXPECT_EQ(occurrences(svg, ">m3-ultra-512-1<"), 1U);
+  EXPECT_EQ(occurrences(svg, ">Thunderbolt 5, RDMA over Thunderbolt<"), 0U);
+  EXPECT_EQ(occurrences(svg, ">Thunderbolt 5"), 1U);
+}
+
 TEST(SvgCluster, EscapesNames) {
   Drawn drawn = equal_machines(2, Topology::kSwitch);
   drawn.plan.cluster = "<svg onload=\"x\">";

@@ -17,7 +17,8 @@ struct Row {
   Outcome outcome;
 };
 
-std::string list_text(const plan::Catalogue& catalogue);
+// `columns`: of the terminal; a narrow one shows fewer figures, a wide one longer names.
+std::string list_text(const plan::Catalogue& catalogue, std::size_t columns);
 std::string compare_text(std::span<const Row> rows, std::size_t columns);
 std::string sweep_text(const Sweep& sweep, std::span<const Row> rows, std::size_t columns);
 // `rows[0]` is the cluster as it is.

@@ -37,9 +37,15 @@ class PlanTables : public testing::Test {
     }
     return rows;
   }
-  static void expect_columns(const std::string& text) {
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);) EXPECT_LE(columns_of(line), 80u) << line;
+  // `text_at(columns)` is the same text for terminals of several widths.
+  template <class Text>
+  static void expect_columns(const Text& text_at) {
+    for (const std::size_t columns : {60u, 65u, 72u, 80u, 100u}) {
+      std::istringstream lines(text_at(columns));
+      for (std::string line; std::getline(lines, line);) {
+        EXPECT_LE(columns_of(line), columns) << line;
+      }
+    }
   }
 
   plan::Catalogue catalogue_;
@@ -47,14 +53,14 @@ class PlanTables : public testing::Test {
 };
 
 TEST_F(PlanTables, TheListHasEveryName) {
-  const std::string text = list_text(catalogue_);
+  const std::string text = list_text(catalogue_, 80);
   for (const auto& machine : catalogue_.machines) {
     EXPECT_NE(text.find("\n" + machine.name + " "), std::string::npos) << machine.name;
   }
   for (const auto& software : catalogue_.software) {
     EXPECT_NE(text.find("\n" + software.name + " "), std::string::npos) << software.name;
   }
-  expect_columns(text);
+  expect_columns([&](std::size_t columns) { return list_text(catalogue_, columns); });
 }
 
 TEST_F(PlanTables, ASweepHasARowForEachValueAndPointsForThoseThatFit) {
@@ -63,7 +69,7 @@ TEST_F(PlanTables, ASweepHasARowForEachValueAndPointsForThoseThatFit) {
   const std::string text = sweep_text(sweep, rows, 80);
   EXPECT_NE(text.find("no fit"), std::string::npos) << text;  // 490 GB for 594
   EXPECT_NE(text.find("GB missing"), std::string::npos) << text;
-  expect_columns(text);
+  expect_columns([&](std::size_t columns) { return sweep_text(sweep, rows, columns); });
   const auto points = sweep_points(sweep, rows);
   ASSERT_EQ(points.size(), 2u);
   EXPECT_EQ(points[0].x, 2.0);
@@ -84,7 +90,7 @@ TEST_F(PlanTables, WhatIfShowsBeforeAndAfter) {
   }
   EXPECT_GT(rows[1].outcome.plan->prediction.tokens_per_second,
             rows[0].outcome.plan->prediction.tokens_per_second);
-  expect_columns(text);
+  expect_columns([&](std::size_t columns) { return what_if_text(rows, columns); });
 }
 
 TEST_F(PlanTables, CompareNamesTheClusters) {
@@ -93,10 +99,22 @@ TEST_F(PlanTables, CompareNamesTheClusters) {
   EXPECT_NE(text.find("\nfour "), std::string::npos) << text;
   EXPECT_NE(text.find("\nagain "), std::string::npos) << text;
   EXPECT_NE(text.find("limit: "), std::string::npos) << text;
-  expect_columns(text);
+  expect_columns([&](std::size_t columns) { return compare_text(rows, columns); });
   const auto json = rows_json("compare", rows);
   EXPECT_EQ(json["compare"][1]["name"], "again");
   EXPECT_EQ(json["compare"][1]["plan"]["fits"], true);
+}
+
+TEST_F(PlanTables, NamesAreCutOnlyWhereThereIsNoRoom) {
+  const std::vector<Row> rows = {row("the cluster of the first floor", subject_),
+                                 row("the cluster of the fifth floor", subject_)};
+  EXPECT_NE(compare_text(rows, 100).find("\nthe cluster of the first floor slice"),
+            std::string::npos);
+  EXPECT_NE(compare_text(rows, 80).find("J/tok"), std::string::npos);
+  // The figures that matter less go before the names.
+  const std::string narrow = compare_text(rows, 60);
+  EXPECT_EQ(narrow.find("J/tok"), std::string::npos);
+  EXPECT_NE(narrow.find("\nthe clus..oor slice"), std::string::npos) << narrow;
 }
 
 }  // namespace

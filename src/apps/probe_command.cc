@@ -20,6 +20,9 @@
 namespace conclave::apps {
 namespace {
 
+constexpr const char* kFooter =
+    "These flags come from the command line alone.\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong usage.";
 constexpr std::size_t kMemoryMin = std::size_t{512} << 20;
 constexpr std::size_t kMemoryMax = std::size_t{4} << 30;
 
@@ -63,8 +66,14 @@ nlohmann::ordered_json to_json(const plan::Machine& machine, std::size_t threads
 }
 
 Result<std::vector<std::size_t>> thread_counts(const std::string& wanted) {
-  if (!wanted.empty()) return parse_counts(wanted, "--threads");
   const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  if (!wanted.empty()) {
+    std::vector<std::size_t> counts = TRY(parse_counts(wanted, "--threads"));
+    // More threads than cores wait for each other: no speed of this machine.
+    const std::size_t most = *std::max_element(counts.begin(), counts.end());
+    if (most <= cores) return counts;
+    return invalid_input(fmt::format("--threads {}: this machine runs {} at a time", most, cores));
+  }
   return cores == 1 ? std::vector<std::size_t>{1} : std::vector<std::size_t>{1, cores};
 }
 
@@ -123,6 +132,7 @@ Result<int> run_probe(Program& program, const ProbeOptions& options) {
 void add_probe_command(CLI::App& root, Program& program) {
   CLI::App* command = root.add_subcommand(
       "probe", "Measure this machine's kernels and memory, as an entry for conclave plan");
+  command->footer(kFooter);
   auto options = std::make_shared<ProbeOptions>();  // shared: CLI11 copies the callback
   command->add_option("--name", options->name, "name of the entry (default: the host's)");
   command->add_option("--threads", options->threads,

@@ -68,6 +68,17 @@ std::string escaped(const std::vector<std::string_view>& characters, std::size_t
   return out;
 }
 
+// Of a font's size, at most. Letters of DejaVu Sans Bold, the widest of the usual faces.
+double width_of(std::string_view character) {
+  if (character.size() >= 3) return 1.05;  // mostly CJK and symbols
+  if (character.size() == 2) return 0.78;
+  const char c = character.front();
+  if (std::string_view("ijlI.,:;'|! ").find(c) != std::string_view::npos) return 0.4;
+  if (std::string_view("frt-()[]/").find(c) != std::string_view::npos) return 0.5;
+  if (std::string_view("mwMW@%").find(c) != std::string_view::npos) return 1.05;
+  return c >= 'A' && c <= 'Z' ? 0.8 : 0.7;
+}
+
 // Plain classes and one block for dark pages: custom properties are unknown to many converters.
 constexpr std::string_view kStyle = R"(<style>
 text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1c2733 }
@@ -120,6 +131,25 @@ std::string svg_fit(std::string_view text, std::size_t characters) {
   const std::vector<std::string_view> all = characters_of(text);
   if (all.size() <= characters) return escaped(all, all.size());
   return escaped(all, characters == 0 ? 0 : characters - 1) + "\u2026";
+}
+
+std::string svg_fit_width(std::string_view text, double pixels, double font_pixels) {
+  const std::vector<std::string_view> all = characters_of(text);
+  constexpr double kEllipsis = 1.0;
+  double used = 0.0;
+  std::size_t with_ellipsis = 0;  // characters that fit before one
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    used += width_of(all[i]);
+    if ((used + kEllipsis) * font_pixels <= pixels) with_ellipsis = i + 1;
+  }
+  if (used * font_pixels <= pixels) return escaped(all, all.size());
+  return escaped(all, with_ellipsis) + "\u2026";
+}
+
+double svg_width(std::string_view text, double font_pixels) {
+  double width = 0.0;
+  for (const std::string_view character : characters_of(text)) width += width_of(character);
+  return width * font_pixels;
 }
 
 std::string svg_number(double value) {

@@ -15,6 +15,12 @@ std::string svg_escape(std::string_view text);
 // At most `characters` characters, the last one an ellipsis where text was cut; escaped.
 std::string svg_fit(std::string_view text, std::size_t characters);
 
+// The same for text that must stay inside `pixels` at `font_pixels`: widths are those of a wide
+// bold face, because a page's reader has a font of their own.
+std::string svg_fit_width(std::string_view text, double pixels, double font_pixels);
+// What svg_fit_width reckons with.
+double svg_width(std::string_view text, double font_pixels);
+
 // A coordinate with one decimal; 0 for what is not finite.
 std::string svg_number(double value);
 

@@ -29,6 +29,16 @@ TEST(SvgText, CutsBetweenCharacters) {
   EXPECT_EQ(svg_fit("<<<<", 2), "&lt;\u2026");
 }
 
+TEST(SvgText, CutsWhatIsTooWide) {
+  EXPECT_EQ(svg_fit_width("iiii", 20.0, 10.0), "iiii");
+  EXPECT_EQ(svg_fit_width("mmmm", 20.0, 10.0), "\u2026");
+  EXPECT_EQ(svg_fit_width("abcdef", 30.0, 10.0), "ab\u2026");
+  EXPECT_EQ(svg_fit_width("<<<<<<", 30.0, 10.0), "&lt;&lt;\u2026");
+  EXPECT_EQ(svg_fit_width("", 0.0, 10.0), "");
+  EXPECT_GT(svg_width("\u6771\u4eac", 10.0), svg_width("ab", 10.0));
+  EXPECT_EQ(svg_width("", 10.0), 0.0);
+}
+
 TEST(SvgText, NumbersAreFinite) {
   EXPECT_EQ(svg_number(12.34), "12.3");
   EXPECT_EQ(svg_number(-0.01), "0");

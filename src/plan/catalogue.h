@@ -52,8 +52,15 @@ Quant quant_of(model::WeightsMode mode, PartFormat experts, PartFormat rest);
 Result<Cluster> parse_cluster(std::string_view toml, std::string_view label,
                               const Catalogue& catalogue,
                               const std::optional<Model>& model_override = std::nullopt);
-// "model = ..." of a cluster file, or empty: tells the caller whether it must read a folder.
-Result<std::string> model_named_by(std::string_view toml, std::string_view label);
+// What a cluster file says itself, for a caller that reads folders and reports what was assumed.
+struct Stated {
+  std::string model;                       // "model = ...", or empty
+  std::vector<CatalogueModel> own_models;  // [[model]]; the first is used
+  bool quant = false;
+  bool software = false;
+  bool topology = false;
+};
+Result<Stated> stated_in(std::string_view toml, std::string_view label);
 // One [[machine]] table, as `conclave probe` writes it and `parse_catalogue` reads it.
 std::string to_toml(const Machine& machine);
 

@@ -169,6 +169,19 @@ Keys class_names() {
   return names;
 }
 
+// A factor per class of machine; 1 where the table is silent.
+Result<void> read_factors(const TomlTable& table, std::string_view key,
+                          std::array<double, kDeviceClasses>& factors) {
+  const auto named = TRY(table.table_if_any(key));
+  if (!named) return {};
+  const Keys classes = class_names();
+  TRY(named->expect_only(classes));
+  for (std::size_t d = 0; d < kDeviceClasses; ++d) {
+    factors[d] = TRY(named->number_or(classes[d], 1.0, {1e-3, 10.0}));
+  }
+  return {};
+}
+
 Result<void> read_dispatch(const TomlTable& table, Software& software) {
   const TomlTable dispatch = TRY(table.table("dispatch_us"));
   const Keys classes = class_names();
@@ -182,13 +195,8 @@ Result<void> read_dispatch(const TomlTable& table, Software& software) {
     seconds[static_cast<std::size_t>(AttentionKind::kGqa)] =
         TRY(one.number("gqa", kMicroseconds)) * kMicro;
   }
-  const auto efficiency = TRY(table.table_if_any("efficiency"));
-  if (!efficiency) return {};
-  TRY(efficiency->expect_only(classes));
-  for (std::size_t d = 0; d < kDeviceClasses; ++d) {
-    software.efficiency[d] = TRY(efficiency->number_or(classes[d], 1.0, {1e-3, 10.0}));
-  }
-  return {};
+  TRY(read_factors(table, "efficiency", software.efficiency));
+  return read_factors(table, "prefill_efficiency", software.prefill_efficiency);
 }
 
 Result<void> read_exchange(const TomlTable& table, Software& software) {
@@ -260,21 +268,34 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
+// Whether a person may have meant `name`: two characters in a row are the same.
+bool shares_something(std::string_view wanted, std::string_view name) {
+  for (std::size_t i = 0; i + 2 <= wanted.size(); ++i) {
+    if (name.find(wanted.substr(i, 2)) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string closest_names(std::string_view wanted, std::span<const std::string_view> names) {
   if (names.empty()) return "; there are none";
-  constexpr std::size_t kShownMax = 6;
+  constexpr std::size_t kShownMax = 3;
   constexpr std::size_t kComparedMax = 64;
+  wanted = wanted.substr(0, kComparedMax);
+  const bool few = names.size() <= kShownMax;
   std::vector<std::pair<std::size_t, std::string_view>> ranked;
   for (const std::string_view name : names) {
-    ranked.emplace_back(distance(wanted.substr(0, kComparedMax), name.substr(0, kComparedMax)),
-                        name);
+    if (!few && !shares_something(wanted, name)) continue;
+    ranked.emplace_back(distance(wanted, name.substr(0, kComparedMax)), name);
   }
+  if (ranked.empty()) return "; none of the " + std::to_string(names.size()) + " names is like it";
   const std::size_t n_shown = std::min(kShownMax, ranked.size());
   std::partial_sort(ranked.begin(), ranked.begin() + static_cast<std::ptrdiff_t>(n_shown),
                     ranked.end());
-  std::string text = n_shown < ranked.size() ? "; the closest are " : "; known are ";
+  std::string text = few            ? "; known are "
+                     : n_shown == 1 ? "; the closest is "
+                                    : "; the closest are ";
   for (std::size_t i = 0; i < n_shown; ++i) {
     text += (i == 0 ? "" : ", ") + shown_text(ranked[i].second);
   }
@@ -320,8 +341,8 @@ Result<Link> read_link(const TomlTable& table) {
 
 Result<Software> read_software(const TomlTable& table) {
   TRY(check_keys(table, {"name", "title", "strategies", "wire_bits", "int4_extra_bits",
-                         "splits_head", "equal_shares", "overlaps_prefill", "hop_us", "dispatch_us",
-                         "efficiency", "exchange"}));
+                         "splits_head", "equal_shares", "uses_all", "overlaps_prefill", "backups",
+                         "hop_us", "dispatch_us", "prefill_efficiency", "efficiency", "exchange"}));
   Software software;
   software.name = TRY(table.text("name"));
   software.title = TRY(table.text_or("title", software.name));
@@ -330,6 +351,8 @@ Result<Software> read_software(const TomlTable& table) {
   software.int4_extra_bytes = TRY(table.number_or("int4_extra_bits", 0.0, {0.0, 64.0})) / 8.0;
   software.splits_head = TRY(table.flag_or("splits_head", software.splits_head));
   software.equal_shares = TRY(table.flag_or("equal_shares", software.equal_shares));
+  software.uses_all_machines = TRY(table.flag_or("uses_all", software.uses_all_machines));
+  software.backups = TRY(table.flag_or("backups", software.backups));
   software.overlaps_prefill = TRY(table.flag_or("overlaps_prefill", software.overlaps_prefill));
   software.hop_seconds = TRY(table.number_or("hop_us", 0.0, kMicroseconds)) * kMicro;
   TRY(read_dispatch(table, software));

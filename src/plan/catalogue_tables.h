@@ -34,7 +34,8 @@ Result<Enum> read_enum(const TomlTable& table, std::string_view key) {
   return table.wrong(key, expected);
 }
 
-// "; the closest are a, b, c", or all of them when there are few.
+// "; the closest are a, b, c": at most three that share something with what was wanted. All of them
+// when they are three or fewer, and how many there are when none shares anything.
 std::string closest_names(std::string_view wanted, std::span<const std::string_view> names);
 
 }  // namespace conclave::plan

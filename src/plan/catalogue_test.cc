@@ -283,7 +283,10 @@ TEST(Catalogue, UnknownNamesListTheClosest) {
   EXPECT_EQ(find_model(catalogue, "toy", "shiped").error().message,
             "model \"toy\" has no quant \"shiped\"; known are shipped, other");
   const std::vector<std::string_view> names = {"a1", "b1", "c1", "d1", "e1", "f1", "tb5-rdma"};
-  EXPECT_TRUE(closest_names("tb5_rdma", names).starts_with("; the closest are tb5-rdma, "));
+  EXPECT_EQ(closest_names("tb5_rdma", names), "; the closest is tb5-rdma");
+  EXPECT_EQ(closest_names("zz", names), "; none of the 7 names is like it");
+  const std::vector<std::string_view> kin = {"box-1", "box-2", "box-3", "box-4", "cat"};
+  EXPECT_EQ(closest_names("box-44", kin), "; the closest are box-4, box-1, box-2");
 }
 
 // Every number that ships says where it is from: a number itself, or the table that holds it.

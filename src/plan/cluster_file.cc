@@ -28,9 +28,9 @@ class Reader {
 
   Result<Cluster> read(const std::optional<Model>& model_override, std::string_view label) {
     TRY(file_.expect_only({"name", "model", "quant", "software", "link", "topology", "strategy",
-                           "use_all", "expert_copies", "replicate_attention", "cover_losses",
-                           "lifetime_years", "utilisation", "usd_per_kwh", "machine", "pair",
-                           "workload", "measured"}));
+                           "use_all", "allow_uneven", "expert_copies", "replicate_attention",
+                           "cover_losses", "lifetime_years", "utilisation", "usd_per_kwh",
+                           "machine", "pair", "workload", "measured"}));
     Cluster cluster;
     cluster.name = TRY(file_.text_or("name", label));
     TRY(read_own_definitions());
@@ -81,6 +81,9 @@ class Reader {
     const std::string quant = TRY(file_.text_or("quant", ""));
     if (!own_.models.empty()) {
       return located(file_, "quant", find_model(own_, own_.models[0].architecture.name, quant));
+    }
+    if (!file_.has("model")) {
+      return file_.wrong("model", "a name of the catalogue, a folder, or a [[model]]");
     }
     const std::string name = TRY(file_.text("model"));
     return located(file_, "model", find_model(catalogue_, name, quant));
@@ -181,6 +184,7 @@ class Reader {
       policy.strategy = *read;
     }
     policy.use_all_machines = TRY(file_.flag_or("use_all", policy.use_all_machines));
+    policy.allow_uneven = TRY(file_.flag_or("allow_uneven", policy.allow_uneven));
     if (file_.has("replicate_attention")) {
       policy.replicate_attention = TRY(file_.flag_or("replicate_attention", false));
     }
@@ -242,11 +246,21 @@ Result<Cluster> parse_cluster(std::string_view toml, std::string_view label,
   return cluster;
 }
 
-Result<std::string> model_named_by(std::string_view toml, std::string_view label) {
+Result<Stated> stated_in(std::string_view toml, std::string_view label) {
   const TomlNode root = TRY(parse_toml(toml, label));
   const TomlTable file(label, "", root);
-  if (!is_text(file.find("model"))) return std::string();
-  return file.text("model");
+  Stated stated;
+  stated.quant = file.has("quant");
+  stated.software = file.has("software");
+  stated.topology = file.has("topology");
+  if (is_text(file.find("model"))) {
+    stated.model = TRY(file.text("model"));
+    return stated;
+  }
+  for (const TomlTable& table : TRY(file.tables("model"))) {
+    stated.own_models.push_back(TRY(read_model(table)));
+  }
+  return stated;
 }
 
 }  // namespace conclave::plan

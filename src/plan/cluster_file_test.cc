@@ -42,6 +42,7 @@ TEST(ClusterFile, TheSmallest) {
   EXPECT_EQ(cluster.workload.batch, 1u);
 }
 
+// Long because: one file that says every key, and one expectation for each.
 TEST(ClusterFile, EveryKey) {
   const Cluster cluster = *parse(R"(
 name = "mine"
@@ -52,6 +53,7 @@ link = "tb5-rdma"
 topology = "mesh"
 strategy = "pipeline"
 use_all = true
+allow_uneven = true
 expert_copies = 2
 replicate_attention = true
 cover_losses = 0
@@ -93,6 +95,7 @@ tokens_per_second = 12.5
   EXPECT_EQ(cluster.pool.topology, Topology::kMesh);
   EXPECT_EQ(cluster.policy.strategy, Strategy::kPipeline);
   EXPECT_TRUE(cluster.policy.use_all_machines);
+  EXPECT_TRUE(cluster.policy.allow_uneven);
   EXPECT_TRUE(cluster.policy.replicate_attention.value_or(false));
   EXPECT_EQ(cluster.policy.expert_copies, 2u);
   EXPECT_EQ(cluster.policy.cover_losses, 0u);
@@ -182,16 +185,50 @@ head = 16
   EXPECT_EQ(own_model.model.quant.name, "b");
 }
 
+TEST(ClusterFile, TheFirstSoftwareOfItsOwnIsUsed) {
+  const auto software = [](const std::string& name) {
+    std::string text = "[[software]]\nname = '" + name + "'\nstrategies = ['slice', 'pipeline']\n";
+    for (const char* device : {"apple", "cuda", "rocm", "cpu"}) {
+      text += std::string("[software.dispatch_us.") + device + "]\nmla = 10\ngqa = 10\n";
+    }
+    for (const char* transport : {"tcp", "rdma", "nvlink", "shared-memory"}) {
+      text += std::string("[software.exchange.") + transport +
+              "]\ncollective = 'one-shot'\noverhead_us = 5\n";
+    }
+    return text;
+  };
+  const auto cluster = parse(kSmallest + software("ours") + software("theirs"));
+  ASSERT_TRUE(cluster) << cluster.error().message;
+  EXPECT_EQ(cluster->software.name, "ours");
+}
+
 TEST(ClusterFile, AModelOfTheCallersReplacesTheFiles) {
   Model model = *find_model(catalogue(), "kimi-k2", "");
   model.architecture.name = "folder";
   const std::string text = "model = './folder'\n[[machine]]\nuse = 'm3-ultra-512'\n";
   EXPECT_EQ((*parse_cluster(text, "f.toml", catalogue(), model)).model.architecture.name, "folder");
   EXPECT_FALSE(parse_cluster(text, "f.toml", catalogue()));
-  EXPECT_EQ(*model_named_by(text, "f.toml"), "./folder");
-  EXPECT_EQ(*model_named_by("name = 'x'\n", "f.toml"), "");
-  EXPECT_FALSE(model_named_by("model = ''\n", "f.toml"));
-  EXPECT_FALSE(model_named_by("model = \n", "f.toml"));
+  EXPECT_EQ(stated_in(text, "f.toml")->model, "./folder");
+  EXPECT_FALSE(stated_in("model = ''\n", "f.toml"));
+  EXPECT_FALSE(stated_in("model = \n", "f.toml"));
+  EXPECT_FALSE(stated_in("[[model]]\nname = 'half'\n", "f.toml"));
+}
+
+TEST(ClusterFile, TellsWhatItStates) {
+  const Stated nothing = *stated_in("name = 'x'\n", "f.toml");
+  EXPECT_EQ(nothing.model, "");
+  EXPECT_TRUE(nothing.own_models.empty());
+  EXPECT_FALSE(nothing.quant || nothing.software || nothing.topology);
+  const Stated all = *stated_in(
+      "model = 'kimi-k2'\nquant = 'fp8'\nsoftware = 'conclave'\ntopology = 'ring'\n", "f.toml");
+  EXPECT_EQ(all.model, "kimi-k2");
+  EXPECT_TRUE(all.quant && all.software && all.topology);
+}
+
+TEST(ClusterFile, AModelMustBeSaid) {
+  EXPECT_EQ(error_of("[[machine]]\nuse = 'm3-ultra-512'\n"),
+            "f.toml: line 1: model: missing, expected a name of the catalogue, a folder, or a "
+            "[[model]]");
 }
 
 TEST(ClusterFile, UnknownNames) {
@@ -216,6 +253,7 @@ TEST(ClusterFile, WhatIsWrong) {
                            "strategy = 'fast'",
                            "topology = 'star'",
                            "use_all = 1",
+                           "allow_uneven = 'yes'",
                            "expert_copies = 0",
                            "cover_losses = 2",
                            "lifetime_years = 0",

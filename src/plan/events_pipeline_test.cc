@@ -35,8 +35,8 @@ double agreement_of(const Cluster& cluster) {
 }
 
 TEST(Pipeline, AgreesWithTheClosedFormForAnySpreadOfLayers) {
-  for (const std::size_t n : {2, 4}) {
-    for (const std::size_t batch : {1, 4, 8}) {
+  for (const std::size_t n : {2u, 4u}) {
+    for (const std::size_t batch : {1u, 4u, 8u}) {
       EXPECT_NEAR(agreement_of(test_cluster(n, batch)), 1.0, 0.05) << n << " " << batch;
     }
   }
@@ -70,11 +70,11 @@ TEST(Pipeline, ASlowStageCostsOneStreamLittleAndManyMuch) {
 }
 
 TEST(Pipeline, ALostStageIsTakenOverOrEndsTheAnswer) {
-  for (const std::size_t batch : {1, 3, 8}) {
+  for (const std::size_t batch : {1u, 3u, 8u}) {
     const Cluster cluster = test_cluster(4, batch);
     Placement placement = spread(cluster);
     EventOptions options = without_chance(20);
-    for (const std::size_t lost : {1, 2, 3}) {
+    for (const std::size_t lost : {1u, 2u, 3u}) {
       options.lost_rank = lost;
       placement.losses_survived = 0;
       const EventPrediction ended = predict_events(cluster, placement, options);

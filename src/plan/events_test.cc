@@ -13,8 +13,8 @@ namespace {
 TEST(Events, AgreeWithTheClosedFormWithoutChance) {
   constexpr Topology kTopologies[] = {Topology::kSwitch, Topology::kMesh};
   for (std::size_t s = 0; s < kStrategies; ++s) {
-    for (const std::size_t n : {1, 2, 4, 6}) {
-      for (const std::size_t batch : {1, 8}) {
+    for (const std::size_t n : {1u, 2u, 4u, 6u}) {
+      for (const std::size_t batch : {1u, 8u}) {
         for (const Topology topology : kTopologies) {
           Cluster cluster = test_cluster(n, batch);
           cluster.pool.topology = topology;
@@ -31,7 +31,7 @@ TEST(Events, AgreeWithTheClosedFormWithoutChance) {
 }
 
 TEST(Events, AgreeForRingCollectives) {
-  for (const std::size_t n : {2, 4, 6}) {
+  for (const std::size_t n : {2u, 4u, 6u}) {
     Cluster cluster = test_cluster(n, 1);
     cluster.software.splits_head = false;
     for (ExchangeCost& cost : cluster.software.exchange) cost.collective = Collective::kRing;
@@ -41,8 +41,8 @@ TEST(Events, AgreeForRingCollectives) {
 
 // The closed form adds the longest way to the busiest cable; on large rings the two overlap.
 TEST(Events, AreAtMostALittleFasterOnARingOfCables) {
-  for (const std::size_t n : {3, 4, 6, 8}) {
-    for (const std::size_t batch : {1, 8}) {
+  for (const std::size_t n : {3u, 4u, 6u, 8u}) {
+    for (const std::size_t batch : {1u, 8u}) {
       Cluster cluster = test_cluster(n, batch);
       cluster.pool.topology = Topology::kRing;
       const double ratio = agreement(cluster, Strategy::kSlice);

@@ -11,8 +11,11 @@ namespace conclave::plan {
 namespace {
 
 constexpr std::uint64_t kSeed = 0x5eedULL;
-constexpr std::size_t kDrawsMax = 2000;       // layers sampled
-constexpr std::size_t kChoicesMax = 100'000;  // experts drawn in all: bounds the time of one call
+constexpr std::size_t kDraws = 2000;      // layers sampled for a few tokens,
+constexpr std::size_t kBatchDraws = 250;  // and for a batch, where they differ less
+// From so many tokens on, whether an expert is used is drawn once for the batch; with fewer, that
+// each token chooses exactly experts_per_token matters.
+constexpr std::size_t kTokensDrawnMax = 4;
 
 // Draws `experts_per_token` distinct experts by weight (Efraimidis and Spirakis, "Weighted random
 // sampling with a reservoir", 2006): the largest log(u) / weight win.
@@ -53,6 +56,15 @@ class ExpertDraw {
   std::vector<double> keys_;
   std::vector<double> weights_;
 };
+
+// The probability that any of the batch's tokens chooses expert e.
+std::vector<double> batch_probabilities(const Architecture& a, const ExpertSpread& spread) {
+  std::vector<double> p = choice_probabilities(a, spread.zipf);
+  for (double& one : p) {
+    one = one >= 1.0 ? 1.0 : -std::expm1(static_cast<double>(spread.tokens) * std::log1p(-one));
+  }
+  return p;
+}
 
 // Experts are dealt to ranks in a shuffled order; copies go to the following ranks.
 std::size_t holder(std::size_t dealt, std::size_t copy, std::size_t n_ranks) {
@@ -102,12 +114,12 @@ double expert_imbalance(const Architecture& a, const ExpertSpread& spread) {
   CHECK(spread.n_ranks > 0 && spread.tokens > 0);
   const std::size_t copies = std::min(spread.copies, spread.n_ranks);
   if (spread.n_ranks == 1 || copies == spread.n_ranks) return 1.0;
-  const std::size_t n_draws = std::clamp<std::size_t>(
-      kChoicesMax / (spread.tokens * a.experts_per_token * (spread.zipf == 0.0 ? 1 : 8)), 50,
-      kDrawsMax);
-
   SplitMix rng(kSeed);
   ExpertDraw draw(a, spread.zipf);
+  const bool by_token = spread.tokens < kTokensDrawnMax;
+  const std::size_t n_draws = by_token ? kDraws : kBatchDraws;
+  const std::vector<double> chosen_by_any =
+      by_token ? std::vector<double>() : batch_probabilities(a, spread);
   std::vector<std::size_t> dealt(a.n_experts);
   std::vector<std::uint8_t> used(a.n_experts);
   std::vector<std::size_t> load(spread.n_ranks);
@@ -119,19 +131,23 @@ double expert_imbalance(const Architecture& a, const ExpertSpread& spread) {
     std::fill(used.begin(), used.end(), std::uint8_t{0});
     std::fill(load.begin(), load.end(), std::size_t{0});
     std::size_t n_used = 0;
-    for (std::size_t t = 0; t < spread.tokens; ++t) {
-      const std::vector<std::size_t>& chosen = draw.next(rng);
-      for (std::size_t k = 0; k < a.experts_per_token; ++k) {
-        if (used[chosen[k]] != 0) continue;
-        used[chosen[k]] = 1;
-        ++n_used;
-        std::size_t best = holder(dealt[chosen[k]], 0, spread.n_ranks);
-        for (std::size_t c = 1; c < copies; ++c) {
-          const std::size_t other = holder(dealt[chosen[k]], c, spread.n_ranks);
-          if (load[other] < load[best]) best = other;
-        }
-        ++load[best];
+    const auto use = [&](std::size_t expert) {
+      if (used[expert] != 0) return;
+      used[expert] = 1;
+      ++n_used;
+      std::size_t best = holder(dealt[expert], 0, spread.n_ranks);
+      for (std::size_t c = 1; c < copies; ++c) {
+        const std::size_t other = holder(dealt[expert], c, spread.n_ranks);
+        if (load[other] < load[best]) best = other;
       }
+      ++load[best];
+    };
+    for (std::size_t t = 0; by_token && t < spread.tokens; ++t) {
+      const std::vector<std::size_t>& chosen = draw.next(rng);
+      for (std::size_t k = 0; k < a.experts_per_token; ++k) use(chosen[k]);
+    }
+    for (std::size_t e = 0; e < chosen_by_any.size(); ++e) {
+      if (rng.uniform() < chosen_by_any[e]) use(e);
     }
     sum_max += static_cast<double>(*std::max_element(load.begin(), load.end()));
     sum_mean += static_cast<double>(n_used) / static_cast<double>(spread.n_ranks);

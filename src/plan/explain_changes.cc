@@ -219,14 +219,18 @@ std::vector<Improvement> improvements_of(const Cluster& cluster, const Placement
     add_batch(cluster, changes);
   }
   std::vector<Improvement> improvements;
+  std::vector<Improvement> other_uses;
   for (const Change& change : changes) {
     const std::optional<Prediction> then =
         explored ? best_prediction(change.cluster) : predict(change.cluster, placement);
     if (!then || !(then->tokens_per_second >= kGainMin * prediction.tokens_per_second)) continue;
-    improvements.push_back({text_of(change, *then), then->tokens_per_second});
+    // More users get more tokens together, not an answer sooner: that stands last.
+    auto& list = change.kind == Change::Kind::kBatch ? other_uses : improvements;
+    list.push_back({text_of(change, *then), then->tokens_per_second});
   }
   std::ranges::stable_sort(improvements, std::ranges::greater{}, &Improvement::tokens_per_second);
-  if (improvements.size() > kImprovementsMax) improvements.resize(kImprovementsMax);
+  if (improvements.size() > kImprovementsMax - 1) improvements.resize(kImprovementsMax - 1);
+  improvements.insert(improvements.end(), other_uses.begin(), other_uses.end());
   return improvements;
 }
 

@@ -4,13 +4,10 @@
 
 #include "base/check.h"
 #include "plan/phases.h"
+#include "plan/units.h"
 
 namespace conclave::plan {
 namespace {
-
-double ratio(std::size_t part, std::size_t whole) {
-  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-}
 
 double pipeline_weight_bytes(const Cluster& cluster, const Rank& rank) {
   const Architecture& a = cluster.model.architecture;
@@ -36,7 +33,7 @@ double slice_weight_bytes(const Cluster& cluster, const Placement& placement, co
                  (kept_bytes(cluster, Part::kShared) + kept_bytes(cluster, Part::kDense)) * columns;
   if (columns > 0.0 || routed > 0.0) bytes += kept_bytes(cluster, Part::kRouter);
   if (rank.n_heads > 0) {
-    bytes += kept_bytes(cluster, Part::kAttention) * attention_share(a, rank.n_heads) +
+    bytes += kept_bytes(cluster, Part::kAttention) * attention_share_held(a, rank.n_heads) +
              kept_bytes(cluster, Part::kAttentionSmall);
   }
   return bytes;
@@ -61,7 +58,8 @@ double own_bytes(const Cluster& cluster, const Placement& placement, const Rank&
 // Spreads a copy of every other rank's slice over the free memory of the rest. The head's own slice
 // needs none: its death ends the pool anyway.
 void add_backups(const Cluster& cluster, Placement& placement) {
-  if (cluster.policy.cover_losses == 0 || placement.ranks.size() < 2) return;
+  if (!cluster.software.backups || cluster.policy.cover_losses == 0) return;
+  if (placement.ranks.size() < 2) return;
   double all_free = 0.0;
   for (const Rank& rank : placement.ranks) all_free += rank.free_bytes;
   std::vector<double> backup(placement.ranks.size(), 0.0);
@@ -120,7 +118,7 @@ double rank_kv_bytes(const Cluster& cluster, const Placement& placement, const R
   if (placement.strategy == Strategy::kPipeline) {
     return kv_reserve_bytes(cluster) * ratio(rank.n_layers, a.n_layers);
   }
-  return kv_reserve_bytes(cluster) * kv_share(a, rank.n_heads);
+  return kv_reserve_bytes(cluster) * kv_share_held(a, rank.n_heads);
 }
 
 bool account_memory(const Cluster& cluster, Placement& placement) {

@@ -4,17 +4,12 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "plan/units.h"
 
 namespace conclave::plan {
 namespace {
 
 constexpr std::size_t kUnitColumns = 32;  // docs/design.md 3
-
-double as_double(std::size_t value) { return static_cast<double>(value); }
-
-double ratio(std::size_t part, std::size_t whole) {
-  return whole == 0 ? 0.0 : as_double(part) / as_double(whole);
-}
 
 // Bytes of one layer's part as this software keeps it.
 double layer_bytes(const Cluster& cluster, Part part) {
@@ -45,7 +40,10 @@ class RankWork {
   }
   // A machine without a known FLOP rate is taken as limited by memory alone.
   double arithmetic(double flops) const {
-    return machine_.prefill_flops > 0.0 ? flops / machine_.prefill_flops : 0.0;
+    const double rate =
+        machine_.prefill_flops *
+        cluster_.software.prefill_efficiency[static_cast<std::size_t>(machine_.device)];
+    return rate > 0.0 ? flops / rate : 0.0;
   }
 
  private:
@@ -111,12 +109,34 @@ double kv_share(const Architecture& a, std::size_t n_heads) {
   return ratio((n_heads + heads_per_kv - 1) / heads_per_kv, a.n_kv_heads);
 }
 
-double attention_share(const Architecture& a, std::size_t n_heads) {
+double kv_share_held(const Architecture& a, std::size_t n_heads) {
+  if (a.attention == AttentionKind::kMla || n_heads == 0) return kv_share(a, n_heads);
+  const std::size_t heads_per_kv = a.n_heads / a.n_kv_heads;
+  // Ranks with whole groups of heads come first in head order, so that theirs are aligned; others
+  // may begin and end within a group.
+  if (n_heads % heads_per_kv == 0) return kv_share(a, n_heads);
+  const std::size_t touched = std::min(n_heads, n_heads / heads_per_kv + 2);
+  return ratio(std::min(touched, a.n_kv_heads), a.n_kv_heads);
+}
+
+namespace {
+
+double attention_share_with(const Architecture& a, std::size_t n_heads, double kv) {
   const double heads = ratio(n_heads, a.n_heads);
   if (a.attention == AttentionKind::kMla) return heads;
   const double kv_weights = as_double(a.n_kv_heads);  // k and v
   const double q_weights = as_double(a.n_heads);      // q and o
-  return (q_weights * heads + kv_weights * kv_share(a, n_heads)) / (q_weights + kv_weights);
+  return (q_weights * heads + kv_weights * kv) / (q_weights + kv_weights);
+}
+
+}  // namespace
+
+double attention_share(const Architecture& a, std::size_t n_heads) {
+  return attention_share_with(a, n_heads, kv_share(a, n_heads));
+}
+
+double attention_share_held(const Architecture& a, std::size_t n_heads) {
+  return attention_share_with(a, n_heads, kv_share_held(a, n_heads));
 }
 
 StepShape decode_shape(const Cluster& cluster, std::size_t batch) {
@@ -126,6 +146,7 @@ StepShape decode_shape(const Cluster& cluster, std::size_t batch) {
   const std::size_t rows = batch * (1 + speculation.draft_tokens);
   StepShape shape;
   shape.rows = as_double(rows);
+  shape.head_rows = shape.rows;
   const double fresh = distinct_experts(a, batch, workload.zipf);
   const double all = distinct_experts(a, rows, workload.zipf);
   shape.distinct_experts = fresh + (all - fresh) * (1.0 - speculation.expert_overlap);
@@ -171,7 +192,7 @@ PhaseWork phase_work(const Cluster& cluster, const Placement& placement, std::si
   phases.dense = work.matrices(Part::kDense, columns, shape.rows);
   double vocab = ratio(mine.vocab_units, vocab_units(a));
   if (!cluster.software.splits_head && !pipeline) vocab = 1.0;
-  phases.head = work.matrices(Part::kHead, vocab, shape.rows);
+  phases.head = work.matrices(Part::kHead, vocab, shape.head_rows);
   return phases;
 }
 
@@ -182,6 +203,7 @@ PhaseTimes phase_times(const Cluster& cluster, const Placement& placement, std::
   shape.cached_tokens = rows * static_cast<double>(cluster.workload.context) /
                         static_cast<double>(1 + cluster.workload.speculation.draft_tokens);
   shape.rows = rows;
+  shape.head_rows = rows;
   shape.distinct_experts = experts_read;
   if (placement.strategy == Strategy::kExpert) {
     const Rank& mine = placement.ranks[rank];

@@ -31,6 +31,7 @@ inline Work operator+(const Work& a, const Work& b) {
 // One step's shape: how many rows, and how far the cache reaches.
 struct StepShape {
   double rows = 1.0;              // tokens in the step
+  double head_rows = 1.0;         // whose logits are wanted
   double distinct_experts = 0.0;  // of a layer, over the rows
   double cached_tokens = 0.0;     // tokens whose KV is read, all streams together
   double attention_flops = 0.0;   // over the cache, all rows, layers and heads
@@ -68,6 +69,9 @@ PhaseTimes phase_times(const Cluster& cluster, const Placement& placement, std::
 // head is held by every rank that has one of its query heads.
 double attention_share(const Architecture& architecture, std::size_t n_heads);
 double kv_share(const Architecture& architecture, std::size_t n_heads);
+// The same for memory, where heads need not begin with a KV head: never too little.
+double attention_share_held(const Architecture& architecture, std::size_t n_heads);
+double kv_share_held(const Architecture& architecture, std::size_t n_heads);
 std::size_t expert_units(const Architecture& architecture);
 std::size_t vocab_units(const Architecture& architecture);
 

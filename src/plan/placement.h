@@ -33,6 +33,7 @@ struct Policy {
   std::optional<Strategy> strategy;         // absent: the fastest that fits
   std::size_t expert_copies = 1;            // `expert`: ranks that hold each expert
   std::optional<bool> replicate_attention;  // `expert`: one round a layer, not two; absent: faster
+  bool allow_uneven = false;                // plan slices that `equal_shares` software would refuse
   bool use_all_machines = false;            // else machines that only slow the answer are left out
   std::size_t cover_losses = 1;             // backups wanted when memory allows: 0 or 1
   double lifetime_years = 3.0;
@@ -74,7 +75,7 @@ struct Placement {
   std::size_t expert_copies = 1;
   std::vector<Rank> ranks;           // [0] on the head machine
   std::size_t losses_survived = 0;   // by backups, without reading files again
-  std::size_t losses_replanned = 0;  // by placing again on the rest, slowest first to be lost
+  std::size_t losses_replanned = 0;  // by placing again on the rest of the pool, largest lost first
 };
 
 // The model over exactly the machines `members` (indices into the pool, ascending) with one

@@ -98,7 +98,7 @@ class Search {
     const std::size_t n = cluster_.pool.machines.size();
     Members all(n);
     std::iota(all.begin(), all.end(), std::size_t{0});
-    if (cluster_.policy.use_all_machines || n == 1) {
+    if (cluster_.policy.use_all_machines || cluster_.software.uses_all_machines || n == 1) {
       consider(all);
     } else {
       consider_subsets(n);
@@ -126,7 +126,12 @@ class Search {
       });
       add_prefixes(order, most, subsets);
     }
-    for (Members& members : subsets) consider(std::move(members));
+    for (const Members& members : subsets) consider(members);
+    if (!best_) {
+      // Whole experts fit where slices, each with what all ranks hold, do not.
+      try_whole_experts_ = true;
+      for (const Members& members : subsets) consider(members);
+    }
     if (!complete) leave_out();
   }
 
@@ -159,7 +164,8 @@ class Search {
         continue;
       }
       if (strategy == Strategy::kExpert && !cluster_.policy.strategy &&
-          cluster_.workload.batch < kExpertBatchMin && cluster_.software.strategies[0]) {
+          cluster_.workload.batch < kExpertBatchMin && !try_whole_experts_ &&
+          cluster_.software.strategies[0]) {
         continue;
       }
       better = consider(strategy, members) || better;
@@ -173,7 +179,9 @@ class Search {
       if (!first_error_) first_error_ = placement.error();
       return false;
     }
-    if (!cluster_.policy.use_all_machines) drop_idle_ranks(*placement);
+    if (!cluster_.policy.use_all_machines && !cluster_.software.uses_all_machines) {
+      drop_idle_ranks(*placement);
+    }
     const double seconds = predict_step(cluster_, *placement, cluster_.workload.batch).total();
     if (best_ && seconds >= best_->step_seconds) return false;
     best_ = Candidate{std::move(*placement), seconds};
@@ -206,53 +214,45 @@ class Search {
     if (!error) {
       error = invalid_input(fmt::format("{} knows none of the strategies", cluster_.software.name));
     }
-    if (const std::size_t enough = machines_needed(); enough > 0) {
-      error->message += fmt::format("; {} machines like {} would hold it", enough,
-                                    cluster_.pool.machines.back().name);
-    }
     return std::move(*error);
   }
 
-  // How many machines like the last one hold the model, or 0 if more of them do not help.
-  std::size_t machines_needed() const {
-    Cluster larger = cluster_;
-    larger.pool.pairs.clear();
-    larger.pool.machines = {cluster_.pool.machines.back()};
-    Members members = {0};
-    const std::size_t most = useful_machines(cluster_.model.architecture);
-    while (members.size() < most) {
-      members.push_back(members.size());
-      larger.pool.machines.push_back(cluster_.pool.machines.back());
-      for (std::size_t s = 0; s < kStrategies; ++s) {
-        if (!cluster_.software.strategies[s]) continue;
-        if (place(larger, static_cast<Strategy>(s), members)) return members.size();
-      }
-    }
-    return 0;
-  }
-
   const Cluster& cluster_;
+  bool try_whole_experts_ = false;
   std::optional<Candidate> best_;
   std::optional<Error> first_error_;
 };
 
-// How many machines may go, the one with most memory first, until the rest cannot hold the model.
-std::size_t losses_replanned(const Cluster& cluster, const Placement& placement) {
-  Members members;
-  for (const Rank& rank : placement.ranks) members.push_back(rank.machine);
-  std::size_t losses = 0;
-  while (members.size() > 1 && losses < kReplanLossesMax) {
-    const auto largest = std::max_element(
-        members.begin() + 1, members.end(), [&cluster](std::size_t a, std::size_t b) {
-          return cluster.pool.machines[a].usable_bytes < cluster.pool.machines[b].usable_bytes;
-        });
-    members.erase(largest);
-    bool fits = false;
-    for (std::size_t s = 0; s < kStrategies && !fits; ++s) {
-      fits = cluster.software.strategies[s] &&
-             place(cluster, static_cast<Strategy>(s), members).has_value();
+bool fits(const Cluster& cluster, const Members& members) {
+  for (std::size_t s = 0; s < kStrategies; ++s) {
+    const Strategy strategy = static_cast<Strategy>(s);
+    if (cluster.policy.strategy ? *cluster.policy.strategy != strategy
+                                : !cluster.software.strategies[s]) {
+      continue;
     }
-    if (!fits) break;
+    if (place(cluster, strategy, members)) return true;
+  }
+  return false;
+}
+
+// How many machines may go, the one with most memory first, until the rest cannot hold the model.
+std::size_t losses_replanned(const Cluster& cluster) {
+  const auto& machines = cluster.pool.machines;
+  Members order(machines.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin() + 1, order.end(), [&machines](std::size_t a, std::size_t b) {
+    return machines[a].usable_bytes < machines[b].usable_bytes;
+  });
+  const std::size_t useful = useful_machines(cluster.model.architecture);
+  std::size_t losses = 0;
+  while (order.size() > 1 && losses < kReplanLossesMax) {
+    order.pop_back();
+    // Of very many the largest are enough to tell.
+    Members members(order.end() - static_cast<std::ptrdiff_t>(std::min(order.size(), useful)),
+                    order.end());
+    if (members.front() != 0) members.front() = 0;
+    std::sort(members.begin(), members.end());
+    if (!fits(cluster, members)) break;
     ++losses;
   }
   return losses;
@@ -269,13 +269,35 @@ Result<Plan> make_plan(const Cluster& cluster) {
   Plan plan;
   plan.cluster = cluster.name;
   plan.placement = TRY(best_placement(cluster));
-  plan.placement.losses_replanned = losses_replanned(cluster, plan.placement);
+  plan.placement.losses_replanned = losses_replanned(cluster);
   plan.prediction = predict(cluster, plan.placement);
   Cluster single = cluster;
   single.workload.batch = 1;
   plan.single = predict(single, plan.placement);
   plan.explanation = explain(cluster, plan.placement, plan.prediction);
   return plan;
+}
+
+std::size_t machines_needed(const Cluster& cluster) {
+  if (!check(cluster)) return 0;
+  Cluster larger = cluster;
+  larger.pool.pairs.clear();
+  const std::size_t most = useful_machines(cluster.model.architecture);
+  larger.pool.machines.assign(most, cluster.pool.machines.back());
+  const auto fit = [&larger](std::size_t n) {
+    Members members(n);
+    std::iota(members.begin(), members.end(), std::size_t{0});
+    return fits(larger, members);
+  };
+  std::size_t enough = 1;
+  while (enough < most && !fit(enough)) enough = std::min(most, 2 * enough);
+  if (!fit(enough)) return 0;
+  std::size_t too_few = enough / 2;
+  while (too_few + 1 < enough) {
+    const std::size_t middle = (too_few + enough) / 2;
+    (fit(middle) ? enough : too_few) = middle;
+  }
+  return enough;
 }
 
 double crossover_seconds(const Cluster& cluster, const Placement& placement) {

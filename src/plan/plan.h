@@ -118,6 +118,8 @@ struct Plan {
 Result<Plan> make_plan(const Cluster& cluster);
 // The best placement alone, for callers that need no explanation (cluster/).
 Result<Placement> best_placement(const Cluster& cluster);
+// How many machines like the pool's last one hold the model, or 0 if no number of them does.
+std::size_t machines_needed(const Cluster& cluster);
 Explanation explain(const Cluster& cluster, const Placement& placement,
                     const Prediction& prediction);
 

@@ -94,14 +94,17 @@ struct Software {
   // Seconds per layer that no bandwidth explains: kernel launches, barriers.
   std::array<std::array<double, 2>, kDeviceClasses> dispatch_seconds{};  // [device][attention kind]
   std::array<double, kDeviceClasses> efficiency{1.0, 1.0, 1.0, 1.0};     // times the machine's
+  std::array<double, kDeviceClasses> prefill_efficiency{1.0, 1.0, 1.0, 1.0};  // the same
   std::array<ExchangeCost, kTransports> exchange{};
   double hop_seconds = 0.0;  // per pipeline hop, besides the link
   std::array<bool, kStrategies> strategies{true, true, true, true};
   double wire_bytes_per_element = 4.0;
-  double int4_extra_bytes = 0.0;  // per INT4 parameter shipped with scales alone: their biases
-  bool splits_head = true;        // by vocabulary; else every rank reads all of it
-  bool equal_shares = false;      // cannot give unequal shares; heads must divide evenly
-  bool overlaps_prefill = true;   // exchanges run behind the next chunk's work
+  double int4_extra_bytes = 0.0;   // per INT4 parameter shipped with scales alone: their biases
+  bool splits_head = true;         // by vocabulary; else every rank reads all of it
+  bool equal_shares = false;       // cannot give unequal shares; heads must divide evenly
+  bool uses_all_machines = false;  // has no planner that leaves machines out
+  bool overlaps_prefill = true;    // exchanges run behind the next chunk's work
+  bool backups = false;            // keeps copies of slices, so that a loss is survived
 };
 
 }  // namespace conclave::plan

@@ -12,6 +12,7 @@
 #include "plan/experts.h"
 #include "plan/phases.h"
 #include "plan/plan.h"
+#include "plan/units.h"
 
 namespace conclave::plan {
 namespace {
@@ -20,8 +21,6 @@ constexpr std::size_t kPrefillChunk = 2048;     // tokens; docs/perf-model.md 3.
 constexpr std::size_t kImbalanceRowsMax = 256;  // with more, every rank reads nearly all it holds
 constexpr double kSecondsPerYear = 365.25 * 86400.0;
 constexpr double kJoulesPerKwh = 3.6e6;
-
-double as_double(std::size_t value) { return static_cast<double>(value); }
 
 std::vector<std::size_t> machines_of(const Placement& placement) {
   std::vector<std::size_t> machines;
@@ -216,30 +215,34 @@ TimeSplit pipeline_step(const Cluster& cluster, const Placement& placement, std:
   return split;
 }
 
+// `n_chunks`: of the prompt; the exchanges of one hide behind the work of the next.
 double prefill_chunk_seconds(const Cluster& cluster, const Placement& placement,
-                             const StepShape& shape) {
-  TimeSplit split = sliced_work(cluster, placement, shape);
+                             const StepShape& shape, std::size_t n_chunks) {
+  const TimeSplit split = sliced_work(cluster, placement, shape);
   const std::size_t rounds = rounds_of(cluster, placement);
   const double wire =
       as_double(rounds) *
       exchange_seconds(cluster, machines_of(placement),
                        shape.rows * as_double(cluster.model.architecture.hidden_size));
   const double work = split.total();
-  return cluster.software.overlaps_prefill ? std::max(work, wire) : work + wire;
+  if (!cluster.software.overlaps_prefill) return work + wire;
+  return std::max(work, wire) + std::min(work, wire) / as_double(n_chunks);
 }
 
 double prefill_seconds(const Cluster& cluster, const Placement& placement) {
   const std::size_t prompt = cluster.workload.prompt;
+  const std::size_t n_chunks = (prompt + kPrefillChunk - 1) / kPrefillChunk;
   double seconds = 0.0;
   for (std::size_t first = 0; first < prompt; first += kPrefillChunk) {
     const StepShape shape = prefill_shape(cluster, first, std::min(kPrefillChunk, prompt - first));
     if (placement.strategy != Strategy::kPipeline) {
-      seconds += prefill_chunk_seconds(cluster, placement, shape);
+      seconds += prefill_chunk_seconds(cluster, placement, shape, n_chunks);
       continue;
     }
-    // The first chunk passes all stages; each later one leaves a stage behind it.
+    // Chunks leave the slowest stage one after the other; the last has the other stages to pass.
     const PipelineTimes times = pipeline_times(cluster, placement, shape);
-    seconds += first == 0 ? times.all.total() : times.slowest;
+    const bool is_last = first + kPrefillChunk >= prompt;
+    seconds += is_last ? times.all.total() : times.slowest;
   }
   return seconds;
 }
@@ -276,9 +279,19 @@ void add_costs(const Cluster& cluster, const Placement& placement, Prediction& p
              prediction.joules_per_token / kJoulesPerKwh * policy.usd_per_kwh);
 }
 
-double roofline(const Cluster& cluster) {
+double roofline(const Cluster& cluster, const Placement& placement) {
   double bandwidth = 0.0;
   for (const Machine& machine : cluster.pool.machines) bandwidth += machine.peak_bandwidth;
+  // Weights that stay in a cache are read faster than memory can.
+  for (const Rank& rank : placement.ranks) {
+    const Machine& machine = cluster.pool.machines[rank.machine];
+    double fastest = machine.peak_bandwidth;
+    for (std::size_t f = 0; f < kFormats; ++f) {
+      fastest =
+          std::max(fastest, gemv_rate(cluster, machine, static_cast<Format>(f), rank.weight_bytes));
+    }
+    bandwidth += fastest - machine.peak_bandwidth;
+  }
   const StepShape shape = decode_shape(cluster, cluster.workload.batch);
   const Model& model = cluster.model;
   const double routed = read_bytes(model, Part::kRouted) * shape.distinct_experts /
@@ -339,10 +352,10 @@ Prediction predict(const Cluster& cluster, const Placement& placement) {
                                       slow_step_seconds(cluster, placement, prediction);
   prediction.wire_bytes_per_token = wire_elements * cluster.software.wire_bytes_per_element /
                                     (as_double(workload.batch) * workload.speculation.accepted);
-  prediction.roofline_tokens_per_second = roofline(cluster);
+  prediction.roofline_tokens_per_second = roofline(cluster, placement);
   const double prefill = prefill_seconds(cluster, placement);
   prediction.prefill_tokens_per_second = as_double(workload.prompt) / prefill;
-  prediction.first_token_seconds = prefill + prediction.step_seconds;
+  prediction.first_token_seconds = prefill;
   add_costs(cluster, placement, prediction);
   return prediction;
 }

@@ -81,7 +81,10 @@ TEST(Predict, SixM2UltraOnThunderbolt4) {
                  .topology = Topology::kSwitch,
                  .quant = "int8-pure"};
   EXPECT_NEAR(speed(six, Strategy::kSlice) / 27.5, 1.0, 0.06);
-  EXPECT_NEAR(speed(six, Strategy::kSliceRa) / 30.7, 1.0, 0.08);
+  // The table takes no notice of memory; attention on every machine needs a little more of it.
+  Cluster larger = cluster_of(six);
+  for (Machine& machine : larger.pool.machines) machine.usable_bytes = machine.memory_bytes;
+  EXPECT_NEAR(predicted(larger, Strategy::kSliceRa).tokens_per_second / 30.7, 1.0, 0.08);
 }
 
 TEST(Predict, Roofline) {
@@ -116,14 +119,14 @@ TEST(Predict, SpeculationVerifiesSeveralTokensInOneStep) {
 
 TEST(Predict, PromptsAreBoundByArithmetic) {
   Cluster cluster = cluster_of({});
-  cluster.workload.prompt = 2048;
+  cluster.workload.prompt = 8192;
   // 226 tokens per second and machine, less what attention over the prompt itself costs.
   const Prediction mesh = predicted(cluster, Strategy::kSlice);
   EXPECT_LT(mesh.prefill_tokens_per_second, 902.0);
-  EXPECT_GT(mesh.prefill_tokens_per_second, 800.0);
+  EXPECT_GT(mesh.prefill_tokens_per_second, 680.0);
   cluster.software.overlaps_prefill = false;
   EXPECT_LT(predicted(cluster, Strategy::kSlice).prefill_tokens_per_second,
-            0.92 * mesh.prefill_tokens_per_second);
+            0.94 * mesh.prefill_tokens_per_second);
 }
 
 TEST(Predict, CostOfAToken) {

@@ -31,7 +31,7 @@ struct Published {
 double predicted(const Published& row, const char* strategy) {
   std::string toml = "model = '" + std::string(row.model) + "'\nquant = '" + row.quant +
                      "'\nsoftware = '" + row.software + "'\nstrategy = '" + strategy +
-                     "'\nuse_all = true\n";
+                     "'\nuse_all = true\nallow_uneven = true\n";
   if (row.count > 1) {
     toml += "link = '" + std::string(row.link) + "'\ntopology = '" + row.topology + "'\n";
   }

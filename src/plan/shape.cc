@@ -7,13 +7,12 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "plan/units.h"
 
 namespace conclave::plan {
 namespace {
 
 constexpr std::size_t kSizeMax = 100'000'000;  // beyond any model's width, layers or vocabulary
-
-double as_double(std::size_t value) { return static_cast<double>(value); }
 
 double attention_parameters(const Architecture& a) {
   const double hidden = as_double(a.hidden_size);

@@ -56,6 +56,7 @@ inline Cluster test_cluster(std::size_t n, std::size_t batch) {
     cost.per_peer_seconds = 2e-6;
   }
   cluster.software.hop_seconds = 50e-6;
+  cluster.software.backups = true;
   cluster.workload.batch = batch;
   cluster.policy.use_all_machines = true;
   return cluster;

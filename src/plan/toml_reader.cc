@@ -59,6 +59,10 @@ std::optional<std::string> refusal(std::string_view text) {
   for (std::size_t i = text.starts_with("\xef\xbb\xbf") ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
     if (c == '"' || c == '\'') {
+      // Else toml++ may not take it for a string, and then for text that it cannot read.
+      if (i > 0 && std::string_view(" \t\r\n=,[.{").find(text[i - 1]) == std::string_view::npos) {
+        return "not TOML: a quote in the middle of something";
+      }
       i = after_string(text, i) - 1;
     } else if (c == '#') {
       i = std::min(text.find('\n', i), text.size()) - 1;

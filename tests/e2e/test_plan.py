@@ -79,7 +79,9 @@ class PlanTest(CliTest):
             ("model='kimi-k2'\ntopology='star'\n[[machine]]\nuse='m3-ultra-512'\n", "star"),
             ("model='kimi-k2'\nbandwith=3\n[[machine]]\nuse='m3-ultra-512'\n", "bandwith"),
             ("not toml", "line 1"),
-            ("", "[[machine]]"),
+            ("", "model: missing"),
+            ("[[machine]]\nuse='m3-ultra-512'\n", "model: missing"),
+            ("model='kimi-k2'\n", "[[machine]]"),
         ]
         for text, named in bad:
             with self.subTest(text=text):
@@ -88,6 +90,34 @@ class PlanTest(CliTest):
                 self.assertEqual(done.stdout, "")
                 self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
                 self.assertIn(named, done.stderr)
+
+    def test_limits_of_flags_are_one_clear_line(self):
+        bad = [
+            (("--what-if", "nodes=20000000"), "100000"),
+            (("--sweep", "nodes=1..999999999"), "100000"),
+            (("--sweep", "batch=1..999999999999"), "1000000"),
+            (("--sweep", "context=1,99999999999999999999999"), "16777216"),
+            (("--measured", "inf"), "inf"),
+            (("--measured", "-3"), "-3"),
+            (("--svg", ""), "--svg"),
+        ]
+        for flags, named in bad:
+            with self.subTest(flags=flags):
+                done = conclave("plan", FOUR, *flags)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+                self.assertLess(len(done.stderr), 120)
+                self.assertIn(named, done.stderr)
+        done = conclave("plan", "--machines", "m3-ultra-512*1000000000")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("at most 100000 machines", done.stderr)
+
+    def test_a_list_with_blanks_and_what_it_assumes(self):
+        done = conclave("plan", "--machines", "m3-ultra-512*3, m4-max-128", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        assumed = " ".join(json.loads(done.stdout)["assumed"])
+        for flag in ("--model", "--quant", "others:", "--link", "--topology", "--software"):
+            self.assertIn(flag, assumed)
 
     def test_what_does_not_fit(self):
         done = conclave("plan", "--machines", "h100-80", "--model", "kimi-k2-thinking")
@@ -108,6 +138,9 @@ class ProbeTest(CliTest):
     def test_wrong_arguments(self):
         self.assertEqual(conclave("probe", "--isa", "mmx").returncode, 2)
         self.assertEqual(conclave("probe", "--threads", "0").returncode, 2)
+        done = conclave("probe", "--threads", "100000")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("this machine runs", done.stderr)
         done = conclave("probe", "--threads", "1", "--memory-mb", "64", "--out", "/nonexistent/x")
         self.assertEqual(done.returncode, 1)
 
