@@ -84,7 +84,7 @@ std::vector<RankRow> rank_rows(const plan::Cluster& cluster, const plan::Placeme
 
 std::string machine_table(const plan::Cluster& cluster, const plan::Placement& placement,
                           std::size_t columns) {
-  constexpr std::string_view kHeading = "GB on each machine";
+  constexpr std::string_view kHeading = "GB per machine";
   std::vector<RankRow> rows = rank_rows(cluster, placement);
   const std::size_t shown = std::min(rows.size(), kRowsMax);
   std::size_t width = 28;
@@ -283,7 +283,7 @@ std::string missing_text(const Outcome& outcome) {
   const bool told = outcome.missing.find("would hold") != std::string::npos;
   if (outcome.machines_needed == 0 || told) return outcome.missing;
   return fmt::format("{}; {} machines like {} would hold it", outcome.missing,
-                     outcome.machines_needed, outcome.cluster.pool.machines.back().name);
+                     outcome.machines_needed, title_of(outcome.cluster.pool.machines.back()));
 }
 
 std::size_t report_width(std::size_t columns) {

@@ -22,7 +22,7 @@ std::string report_text(const Outcome& outcome, std::size_t columns);
 std::string machines_text(const plan::Pool& pool);
 // "Thunderbolt 5 RDMA, mesh"; "no link" for one machine.
 std::string links_text(const plan::Pool& pool);
-// "... 104.2 GB missing; 2 machines like m3-ultra-512 would hold it"
+// "... 104.2 GB missing; 2 machines like Mac Studio ... would hold it"
 std::string missing_text(const Outcome& outcome);
 
 }  // namespace conclave::apps
