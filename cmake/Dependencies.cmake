@@ -7,6 +7,9 @@ find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(GTest REQUIRED)
+find_package(OpenSSL 3.0 REQUIRED)
+# The archive: a program without fibers then has nothing of it.
+find_library(BOOST_CONTEXT NAMES libboost_context.a boost_context REQUIRED)
 
 # crates/text: one static library with its cxx bridge inside, shared by all trees.
 set(RUST_TARGET_DIR ${CMAKE_SOURCE_DIR}/build/rust)

@@ -39,7 +39,8 @@ Result<Timing> time_request(const Clock& clock, backend::Backend& backend, std::
   Timing timing;
   std::size_t tokens = 0;
   while (!engine.idle()) {
-    for (const engine::TokenEvent& event : engine.step()) {
+    const std::vector<engine::TokenEvent> events = TRY(engine.step());
+    for (const engine::TokenEvent& event : events) {
       if (event.finish == engine::FinishReason::kError) return unavailable(event.error);
       if (event.token && tokens++ == 0) timing.first = seconds(clock.now() - start);
     }

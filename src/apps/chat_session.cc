@@ -197,7 +197,8 @@ Result<Answer> ChatSession::generate(const std::vector<TokenId>& prompt, const A
       const auto progress = engine_.prefill_progress(id);
       if (progress) sink.prefill(progress->first, progress->second);
     }
-    for (const engine::TokenEvent& event : engine_.step()) {
+    const std::vector<engine::TokenEvent> events = TRY(engine_.step());
+    for (const engine::TokenEvent& event : events) {
       if (event.request != id) continue;  // the end of an earlier, cancelled one
       if (event.finish == engine::FinishReason::kError) return unavailable(event.error);
       finish = event.finish;

@@ -68,19 +68,18 @@ Result<LoadedModel> load_model(Program& program, const ModelOptions& options, co
   cpu.limits.pages = (loaded.context + backend::kPageTokens - 1) / backend::kPageTokens;
 
   const model::Slice whole = model::Slice::whole(loaded.config());
-  const std::size_t weight_bytes = backend::cpu_weight_bytes(*loaded.source, whole, cpu);
-  const std::size_t kv_bytes =
-      cpu.limits.pages * backend::cpu_page_bytes(loaded.config(), options.exact);
+  const std::size_t weight_bytes = backend::cpu_common_bytes(*loaded.source, true, cpu) +
+                                   backend::cpu_slice_bytes(*loaded.source, whole, cpu);
+  const std::size_t kv_bytes = backend::cpu_kv_bytes(loaded.config(), cpu.limits, options.exact);
   TRY(check_memory(weight_bytes, kv_bytes, loaded.context));
 
   const Time start = program.clock.now();
-  loaded.arena = std::make_unique<backend::WeightArena>(
-      TRY(backend::WeightArena::create_private(weight_bytes)));
   ProgressLine line(program.clock, program.terminal,
                     fmt::format("loading {}", loaded.dir.filename().string()), plan.quiet);
-  loaded.backend = TRY(backend::make_cpu_backend(
-      *loaded.source, whole, cpu, *loaded.arena,
+  loaded.memory = TRY(backend::load_whole_cpu_model(
+      *loaded.source, cpu,
       [&line](std::uint64_t done, std::uint64_t total) { line.update_bytes(done, total); }));
+  loaded.backend = loaded.memory->backend.get();
   loaded.load_seconds = seconds(program.clock.now() - start);
   return loaded;
 }

@@ -34,8 +34,8 @@ struct LoadedModel {
   std::filesystem::path dir;
   model::WeightsMode weights = model::WeightsMode::kNative;
   std::unique_ptr<model::ModelSource> source;
-  std::unique_ptr<backend::WeightArena> arena;  // the backend points into it
-  std::unique_ptr<backend::Backend> backend;
+  std::optional<backend::WholeModel> memory;
+  backend::Backend* backend = nullptr;  // in `memory`
   std::size_t context = 0;
   double load_seconds = 0.0;
 

@@ -45,6 +45,8 @@ void add_commands(CLI::App& app, Program& program) {
   app.footer(kFooter);
   add_run_command(app, program);
   add_serve_command(app, program);
+  add_node_command(app, program);
+  add_pool_commands(app, program);
   CLI::App* model = app.add_subcommand("model", "Look at checkpoints, or make one for tests");
   add_inspect_command(*model, program);
   add_synth_command(*model, program);

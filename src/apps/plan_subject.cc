@@ -9,8 +9,8 @@
 #include <system_error>
 #include <utility>
 
-#include "apps/plan_folder.h"
 #include "base/mapped_file.h"
+#include "cluster/cluster.h"
 
 namespace conclave::apps {
 namespace {
@@ -51,7 +51,7 @@ Result<ChosenModel> choose_model(const PlanOptions& options, const plan::Catalog
   }
   const model::WeightsMode mode = TRY(model::parse_weights_mode(options.weights));
   const std::filesystem::path folder = base / name;
-  return ChosenModel{TRY(read_folder_model(folder, mode)), folder};
+  return ChosenModel{TRY(cluster::read_folder_model(folder, mode)), folder};
 }
 
 // The catalogue's models, or those of the cluster file alone when it uses its own.
@@ -226,7 +226,7 @@ Result<plan::Model> requantised(const Subject& subject, const plan::Catalogue& c
     return plan::find_model(models_of(subject, catalogue), subject.cluster.model.architecture.name,
                             quant);
   }
-  return read_folder_model(subject.folder, TRY(model::parse_weights_mode(quant)));
+  return cluster::read_folder_model(subject.folder, TRY(model::parse_weights_mode(quant)));
 }
 
 Result<void> apply(const Subject& subject, const plan::Catalogue& catalogue, const Change& change,

@@ -1,6 +1,5 @@
 // conclave probe: what this machine does, as an entry of the planner's catalogue.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "apps/options.h"
+#include "apps/pool_flags.h"
 #include "apps/probe_measure.h"
 #include "apps/program.h"
 #include "apps/terminal.h"
@@ -34,12 +34,6 @@ struct ProbeOptions {
   std::size_t memory_mb = 0;  // 0: four times the last-level cache
   bool json = false;
 };
-
-std::string host_name() {
-  char buffer[256] = {};
-  if (::gethostname(buffer, sizeof(buffer) - 1) != 0 || buffer[0] == 0) return "this-machine";
-  return buffer;
-}
 
 // "1t", "2t": the entry without such an ending is the one with all cores.
 std::string entry_name(const std::string& name, std::size_t threads, std::size_t cores) {

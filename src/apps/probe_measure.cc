@@ -6,14 +6,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "apps/bench_measure.h"
-#include "apps/plan_folder.h"
 #include "apps/synth_model.h"
 #include "apps/synth_writer.h"
 #include "backend/backend.h"
 #include "base/check.h"
 #include "base/memory_size.h"
+#include "cluster/cluster.h"
 #include "model/model.h"
 
 namespace conclave::apps {
@@ -24,7 +25,9 @@ using kernels::PackedFormat;
 constexpr std::size_t kCacheSetMax = std::size_t{24} << 20;  // well inside a cache others use too
 constexpr std::size_t kPrefillRows = 64;  // rows that meet an expert in a large chunk
 constexpr std::size_t kSmallTokens = 24;
-constexpr std::size_t kSmallRuns = 5;
+constexpr std::size_t kSmallRuns = 9;
+constexpr std::size_t kFewLayers = 2;
+constexpr std::size_t kManyLayers = 18;
 
 PackedFormat packed(plan::Format format) {
   switch (format) {
@@ -88,22 +91,27 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-// Seconds per decoded token of a small model, without the time that its weights take to read.
-Result<double> overhead_seconds(const Clock& clock, const ProbeRequest& request,
-                                const plan::Machine& machine, std::size_t n_layers,
-                                const std::filesystem::path& dir) {
+// A small model in memory, and how long its weights take to read.
+struct SmallModel {
+  std::optional<backend::WholeModel> whole;
+  double reading_seconds = 0.0;  // per token
+};
+
+Result<SmallModel> load_small(const ProbeRequest& request, const plan::Machine& machine,
+                              std::size_t n_layers, const std::filesystem::path& dir) {
   const TemporaryFolder folder(
       dir / fmt::format("conclave-probe-{}-{}-{}", ::getpid(), n_layers, request.threads));
   TRY(write_checkpoint(small_model(n_layers), folder.path(), 1, {}));
-  const plan::Model model = TRY(read_folder_model(folder.path(), model::WeightsMode::kInt8));
-  double reading = 0.0;
+  const plan::Model model =
+      TRY(cluster::read_folder_model(folder.path(), model::WeightsMode::kInt8));
+  SmallModel small;
   for (std::size_t i = 0; i < plan::kParts; ++i) {
     const plan::Part part = static_cast<plan::Part>(i);
     const std::size_t format = static_cast<std::size_t>(model.quant.of(part).format);
     const double rate = machine.cache_gemv_bandwidth[format] > 0.0
                             ? machine.cache_gemv_bandwidth[format]
                             : machine.gemv_bandwidth[format];
-    reading += plan::read_bytes(model, part) / rate;
+    small.reading_seconds += plan::read_bytes(model, part) / rate;
   }
   const model::ModelSource source = TRY(model::ModelSource::open(folder.path()));
   backend::CpuOptions options;
@@ -111,18 +119,36 @@ Result<double> overhead_seconds(const Clock& clock, const ProbeRequest& request,
   options.threads = request.threads;
   options.weights = model::WeightsMode::kInt8;
   options.limits = {.rows_max = 8, .pages = 8};
-  const model::Slice slice = model::Slice::whole(source.config());
-  backend::WeightArena arena =
-      TRY(backend::WeightArena::create_private(backend::cpu_weight_bytes(source, slice, options)));
-  const std::unique_ptr<backend::Backend> backend =
-      TRY(backend::make_cpu_backend(source, slice, options, arena, {}));
-  TRY(time_decode(clock, *backend, kSmallTokens, 0));
-  std::vector<double> seconds;
-  for (std::size_t run = 1; run <= kSmallRuns; ++run) {
-    seconds.push_back(TRY(time_decode(clock, *backend, kSmallTokens, run)) /
-                      static_cast<double>(kSmallTokens));
+  small.whole = TRY(backend::load_whole_cpu_model(source, options, {}));
+  return small;
+}
+
+// Seconds per decoded token beyond the reading of weights.
+Result<double> overhead_seconds(const Clock& clock, const SmallModel& small, std::size_t run) {
+  const double all = TRY(time_decode(clock, *small.whole->backend, kSmallTokens, run));
+  return all / static_cast<double>(kSmallTokens) - small.reading_seconds;
+}
+
+// What a layer and a step cost besides reading: from a shallow and a deep model, run in turn, so
+// that a slow moment of the machine falls on both.
+Result<void> measure_overheads(const Clock& clock, const ProbeRequest& request,
+                               const std::filesystem::path& dir, plan::Machine& machine) {
+  const SmallModel few = TRY(load_small(request, machine, kFewLayers, dir));
+  const SmallModel many = TRY(load_small(request, machine, kManyLayers, dir));
+  std::vector<double> layer;
+  std::vector<double> shallow;
+  for (std::size_t run = 0; run <= kSmallRuns; ++run) {
+    const double few_seconds = TRY(overhead_seconds(clock, few, run));
+    const double many_seconds = TRY(overhead_seconds(clock, many, run));
+    if (run == 0) continue;  // touches everything once
+    layer.push_back((many_seconds - few_seconds) / static_cast<double>(kManyLayers - kFewLayers));
+    shallow.push_back(few_seconds);
   }
-  return spread_of(std::move(seconds)).median - reading;
+  machine.dispatch_seconds = std::max(1e-7, spread_of(std::move(layer)).median);
+  machine.step_seconds =
+      std::max(0.0, spread_of(std::move(shallow)).median -
+                        static_cast<double>(kFewLayers) * machine.dispatch_seconds);
+  return {};
 }
 
 }  // namespace
@@ -169,14 +195,7 @@ Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& requ
                  0.01, 1.0);
   machine.prefill_flops = probe->gemm_flops(PackedFormat::kInt8, kPrefillRows);
 
-  constexpr std::size_t kFewLayers = 2;
-  constexpr std::size_t kManyLayers = 18;
-  const double few = TRY(overhead_seconds(clock, request, machine, kFewLayers, temporary_dir));
-  const double many = TRY(overhead_seconds(clock, request, machine, kManyLayers, temporary_dir));
-  machine.dispatch_seconds =
-      std::max(1e-7, (many - few) / static_cast<double>(kManyLayers - kFewLayers));
-  machine.step_seconds =
-      std::max(0.0, few - static_cast<double>(kFewLayers) * machine.dispatch_seconds);
+  TRY(measure_overheads(clock, request, temporary_dir, machine));
   return machine;
 }
 

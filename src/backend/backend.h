@@ -5,10 +5,14 @@
 //
 //   backend.embed(step);           // or begin(step, residual) with the rows that another rank sent
 //   for each layer:
-//     backend.attention(layer);          exchange(backend.partial());  backend.add_partial();
+//     backend.attention(layer);          exchange(backend.partial(i), backend.hidden());
 //     backend.route(layer);
-//     backend.feed_forward(layer);       exchange(backend.partial());  backend.add_partial();
-//   backend.head();
+//     backend.feed_forward(layer);       exchange(backend.partial(i), backend.hidden());
+//   backend.head();                      backend.logits(i)
+//
+// A backend holds one or more slices of the model (docs/design.md 3: virtual ranks), each with its
+// own partial sums; what every slice needs (norms, small projections, router, KV cache) is held
+// and computed once. `activate` says which slices take part: a backup slice waits in memory.
 //
 // docs/decisions/0002-backend.md says how CUDA and MLX implement it.
 //
@@ -24,6 +28,8 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/packed_part.h"
+#include "backend/shared_memory.h"
 #include "base/ids.h"
 #include "base/result.h"
 #include "model/model.h"
@@ -74,61 +80,54 @@ class Backend {
   virtual std::string describe() const = 0;  // "cpu avx512, 2 threads"
 
   // Starts a step: hidden = embedding of the tokens. The step's spans must live until head().
-  // Only for a slice that holds the embedding.
+  // Only where the embedding is held.
   virtual void embed(const Step& step) = 0;
-  // Starts a step from given rows, on any slice: hidden = residual [R, H], which is copied. The
-  // ranks without the embedding begin with the residual() that rank 0 has after embed().
+  // Starts a step from given rows: hidden = residual [R, H], which is copied. The ranks without the
+  // embedding begin with the hidden() that rank 0 has after embed().
   virtual void begin(const Step& step, std::span<const float> residual) = 0;
-  // The hidden rows [R, H] themselves, host memory; valid until the next operation.
-  virtual std::span<const float> residual() = 0;
-  // partial = this slice's share of Attn(RMSNorm(hidden)); writes the rows' KV.
+  // The hidden rows [R, H], host memory; valid until the next operation. What is written there is
+  // the hidden state that the next operation reads: how an exchange hands over its sum.
+  virtual std::span<float> hidden() = 0;
+  // For each active slice, partial = its share of Attn(RMSNorm(hidden)); writes the rows' KV.
   virtual void attention(LayerId layer) = 0;
-  // Chooses experts for a MoE layer from RMSNorm(hidden); a no-op in a dense layer. `forced`:
-  // [R, K] ids to use instead of the router's choice, weights recomputed; empty: free choice.
+  // Chooses experts for a MoE layer from RMSNorm(hidden). `forced`: [R, K] ids to use instead of
+  // the router's choice, weights recomputed; empty: free choice.
   virtual Routing route(LayerId layer, std::span<const ExpertId> forced) = 0;
-  // partial = this slice's share of FFN(RMSNorm(hidden)), dense or MoE with the last routing.
+  // Takes over another rank's choice [R, K] whole, weights included, for the next feed_forward.
+  virtual void set_routing(LayerId layer, const Routing& routing) = 0;
+  // For each active slice, partial = its share of FFN(RMSNorm(hidden)), dense or MoE with the last
+  // routing.
   virtual void feed_forward(LayerId layer) = 0;
-  // The partial sum [R, H], host memory; valid until the next operation.
-  virtual std::span<float> partial() = 0;
-  virtual void add_partial() = 0;  // hidden += partial
-  // Logits [head_rows, V] of RMSNorm(hidden), host memory, valid until the next step.
-  virtual std::span<const float> head() = 0;
+  // The partial sums [R, H] of the i-th active slice, host memory; valid until the next operation.
+  virtual std::span<const float> partial(std::size_t i) = 0;
+  // hidden += partial, where one slice is active: what a rank alone does instead of an exchange.
+  virtual void add_partial() = 0;
+  // Computes the logits of RMSNorm(hidden) for the wanted rows, each active slice its share.
+  virtual void head() = 0;
+  // [head_rows, rows of the i-th active slice's vocabulary], host memory, valid until the next
+  // step.
+  virtual std::span<const float> logits(std::size_t i) = 0;
+
+  // The slices held, in the order of their being added.
+  virtual std::span<const model::Slice> slices() const = 0;
+  // Those that take part from the next step on: indices into slices(), each at most once, in the
+  // order in which partial() and logits() count them. At first all, ascending.
+  virtual void activate(std::span<const std::size_t> slices) = 0;
+  virtual std::span<const std::size_t> active() const = 0;
+  // Adds a slice whose weights `arena` holds (load_slice, in this process or another) to the end of
+  // slices(), not active. Between steps. `arena` must outlive the backend or the release.
+  // Errors: the arena holds something else; a backend that keeps the slices it was made with.
+  virtual Result<void> hold(const model::ModelSource& source, const model::Slice& slice,
+                            const WeightArena& arena) {
+    (void)source, (void)slice, (void)arena;
+    return unsupported(describe() + ": cannot take another slice");
+  }
+  // Forgets slices()[slice], which must not be active; later ones move down by one, in active()
+  // too. Between steps.
+  virtual void release(std::size_t slice) { (void)slice; }
 };
 
-// Memory that outlives the process that fills it: weights live there, so that a new worker attaches
-// to what a dead one had loaded. `shared` false: plain anonymous memory for one process.
-class WeightArena {
- public:
-  // Bytes are reserved now and touched when written. `fd` >= 0 attaches to an arena made by
-  // `create_shared` in the parent process.
-  static Result<WeightArena> create_private(std::size_t size_bytes);
-  static Result<WeightArena> create_shared(std::size_t size_bytes);
-  static Result<WeightArena> attach(int fd);
-
-  WeightArena(WeightArena&& other) noexcept;
-  WeightArena& operator=(WeightArena&& other) noexcept;
-  WeightArena(const WeightArena&) = delete;
-  WeightArena& operator=(const WeightArena&) = delete;
-  ~WeightArena();
-
-  int fd() const { return fd_; }  // -1 when private
-  std::span<std::byte> bytes() const { return {data_, size_}; }
-  // The key of the complete contents, 0 while they are not: a loader that died half-way left 0.
-  std::uint64_t filled_key() const;
-  void set_filled_key(std::uint64_t key);
-
- private:
-  WeightArena(int fd, std::byte* base, std::size_t mapped, std::byte* data, std::size_t size)
-      : fd_(fd), base_(base), mapped_(mapped), data_(data), size_(size) {}
-
-  int fd_ = -1;
-  std::byte* base_ = nullptr;  // a header page, then the data
-  std::size_t mapped_ = 0;
-  std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-// bytes done, bytes in all; called from the loading thread after each matrix.
+// bytes done, bytes in all; called from the loading thread after each part.
 using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 struct CpuOptions {
@@ -139,19 +138,71 @@ struct CpuOptions {
   Limits limits = {};
 };
 
-// Size of the arena that `make_cpu_backend` needs for this model, slice and options.
-std::size_t cpu_weight_bytes(const model::ModelSource& source, const model::Slice& slice,
+// ---- Memory of a CPU backend --------------------------------------------------------------------
+//
+// One arena for what all slices need (norms come from the source; small projections, router, and
+// the embedding where asked for), one for each slice, and one memory for the KV cache. A slice's
+// own `embedding` says nothing here.
+//
+// Each is sized, created, loaded, and then attached to by make_cpu_backend; in between, the process
+// may change. Loading one arena while a backend computes on others is legal, with another
+// ThreadPool. `options.weights` alone decides what is in the arenas.
+
+std::size_t cpu_common_bytes(const model::ModelSource& source, bool embedding,
                              const CpuOptions& options);
+std::size_t cpu_slice_bytes(const model::ModelSource& source, const model::Slice& slice,
+                            const CpuOptions& options);
+// All layers, `limits.pages` pages.
+std::size_t cpu_kv_bytes(const model::ModelConfig& config, const Limits& limits, bool exact);
+std::size_t cpu_page_bytes(const model::ModelConfig& config, bool exact);  // of one page
+// The filled_key() of a KV memory whose contents make_cpu_backend will keep. Any other is cleared.
+std::uint64_t cpu_kv_key(const model::ModelSource& source, const CpuOptions& options);
 
-// Repacks the weights into `arena` (unless it already holds them) and drops the source pages.
-// `arena` must outlive the backend. Errors: corrupt weights, unknown ISA, KV memory not to be had.
+// What the arenas hold, in load order and without empty matrices, each at most kPartBytesMax where
+// one panel is not larger by itself.
+std::vector<PackedPart> list_common_parts(const model::ModelSource& source, bool embedding,
+                                          const CpuOptions& options);
+std::vector<PackedPart> list_slice_parts(const model::ModelSource& source,
+                                         const model::Slice& slice, const CpuOptions& options);
+
+// Fill an arena from `from` unless it holds exactly this already. What a loader that died, or met
+// an error, left unfinished is continued. `source` gives shapes and formats: a skeleton will do
+// unless `from` reads it. Errors: those of `from`; an arena that is too small.
+Result<void> load_common(const model::ModelSource& source, bool embedding,
+                         const CpuOptions& options, PackedSource& from, WeightArena& arena,
+                         const LoadProgress& progress);
+Result<void> load_slice(const model::ModelSource& source, const model::Slice& slice,
+                        const CpuOptions& options, PackedSource& from, WeightArena& arena,
+                        const LoadProgress& progress);
+
+struct HeldSlice {
+  model::Slice slice;
+  const WeightArena& weights;
+};
+
+// Loaded arenas; all must outlive the backend.
+struct CpuParts {
+  const WeightArena& common;
+  bool embedding = true;  // in `common`: needed for Backend::embed
+  std::vector<HeldSlice> slices = {};
+  SharedMemory& kv;
+};
+
+// Errors: an unknown ISA, an arena that does not hold its part, KV memory that is too small.
 Result<std::unique_ptr<Backend>> make_cpu_backend(const model::ModelSource& source,
-                                                  const model::Slice& slice,
-                                                  const CpuOptions& options, WeightArena& arena,
-                                                  const LoadProgress& progress);
+                                                  const CpuParts& parts, const CpuOptions& options);
 
-// Bytes of KV memory of one page, all layers.
-std::size_t cpu_page_bytes(const model::ModelConfig& config, bool exact);
+// The whole model in this process, as one slice.
+struct WholeModel {
+  WeightArena common;
+  WeightArena slice;
+  SharedMemory kv;
+  std::unique_ptr<Backend> backend;  // last: it points into the others
+};
+Result<WholeModel> load_whole_cpu_model(const model::ModelSource& source, const CpuOptions& options,
+                                        const LoadProgress& progress);
+
+// ---- Speed of this machine ----------------------------------------------------------------------
 
 // Memory read bandwidth in bytes per second: `streams` interleaved sequential reads per thread
 // over `size_bytes` in all. The yardstick of `conclave bench`.

@@ -1,338 +1,256 @@
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
-#include <optional>
-#include <string_view>
+#include <nlohmann/json.hpp>
+#include <random>
 #include <utility>
 
+#include "cluster/admin_socket.h"
 #include "cluster/cluster.h"
-#include "cluster/messages.h"
-#include "cluster/token_log.h"
-#include "cluster/worker_process.h"
-#include "cluster/worker_supervisor.h"
-#include "wire/wire.h"
+#include "cluster/facts.h"
+#include "cluster/identity_memory.h"
+#include "cluster/pool_door.h"
+#include "cluster/pool_json.h"
+#include "model/model.h"
 
 namespace conclave::cluster {
+namespace {
 
-using Action = WorkerSupervisor::Action;
-using Phase = WorkerSupervisor::Phase;
+std::uint64_t random_life() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32 | device()) | 1u;
+}
+
+wire::pb::Hello own_hello(const AgentOptions& options) {
+  wire::pb::Hello hello;
+  hello.set_build(CONCLAVE_VERSION);
+  hello.set_wire_version(kWireVersion);
+  hello.set_numerics(kNumericsId);
+  hello.set_life(options.head.life);
+  *hello.mutable_machine() = to_message(options.machine);
+  return hello;
+}
+
+}  // namespace
 
 class Agent::State {
  public:
-  State(AgentOptions options, backend::WeightArena arena, const Clock& clock,
-        AgentHandlers handlers, FileDescriptor epoll)
+  State(AgentOptions options, const Clock& clock, AgentHandlers handlers, model::ModelSource source,
+        FileDescriptor epoll)
       : options_(std::move(options)),
-        arena_(std::move(arena)),
         clock_(clock),
         handlers_(std::move(handlers)),
-        epoll_(std::move(epoll)),
-        supervisor_(options_.supervisor) {}
+        source_(std::move(source)),
+        epoll_(std::move(epoll)) {}
 
+  Result<void> start();
   int fd() const { return epoll_.get(); }
-  const AgentStatus& status() const { return status_; }
-
   void poll();
   Result<void> submit(engine::Request request);
   void cancel(RequestId id);
+  const AgentStatus& status() const { return status_; }
+  HeadStatus pool_status() const { return head_->status(clock_.now()); }
+  std::vector<HistoryEntry> history() const { return head_->history(); }
+  std::uint16_t pool_port() const { return door_ ? door_->port() : std::uint16_t{0}; }
 
  private:
-  void read_worker();
-  void handle_frames();
-  void handle(const wire::pb::FromWorker& message);
-  void handle_token(const wire::pb::Token& message);
-  void close_with(RequestId id, const Error& error);
-  void send_admit(RequestId id);
-  void send(const wire::pb::ToWorker& message);
-  void write_worker();
-  void watch(int fd, std::uint32_t events, int operation);
-
-  void act(Action action);
-  void spawn();
-  void lose(std::string reason) { act(supervisor_.on_lost(std::move(reason))); }
-  void reap_if_ended();
-  void on_ready(const wire::pb::Ready& ready);
-  void fail_all();
+  Result<void> watch(int fd);
+  Result<void> open_door();
+  std::string answer(std::string_view request);
+  Result<nlohmann::json> obey(const nlohmann::json& request);
+  void act();
+  void perform(HeadAction& action);
   void update_status();
+  void log_history();
 
   AgentOptions options_;
-  backend::WeightArena arena_;
   const Clock& clock_;
   AgentHandlers handlers_;
+  model::ModelSource source_;
   FileDescriptor epoll_;
-  WorkerSupervisor supervisor_;
-  TokenLogs logs_;
-  std::optional<WorkerProcess> worker_;
-  wire::FrameReader reader_;
-  std::string out_;  // bytes that the worker's socket has not taken yet
-  bool watching_writes_ = false;
+  std::unique_ptr<PlannerPlacer> placer_;
+  std::unique_ptr<Head> head_;
+  std::unique_ptr<PoolDoor> door_;
+  std::unique_ptr<AdminServer> admin_;
+  std::unique_ptr<WorkerHost> host_;
   AgentStatus status_;
+  bool was_ready_ = false;
+  std::uint64_t history_seen_ = 0;
+  bool acting_ = false;
 };
 
+Result<void> Agent::State::watch(int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return {};
+  return unavailable(std::string("agent: cannot watch: ") + std::strerror(errno));
+}
+
+Result<void> Agent::State::open_door() {
+  DoorHandlers handlers;
+  handlers.on_hello = [this](NodeId node, const wire::pb::Hello& hello) {
+    head_->on_hello(clock_.now(), node, hello);
+    act();
+  };
+  handlers.on_report = [this](NodeId node, const wire::pb::Report& report) {
+    head_->on_report(clock_.now(), node, report);
+    act();
+  };
+  handlers.on_gone = [this](NodeId node, const std::string& reason) {
+    head_->on_gone(clock_.now(), node, reason);
+    act();
+  };
+  door_ = TRY(PoolDoor::open(*options_.pool, clock_, std::move(handlers)));
+  options_.worker.listen_host = options_.pool->host.empty() ? kEverywhere : options_.pool->host;
+  options_.worker.clear = options_.pool->clear;
+  options_.worker.host_id = options_.pool->host_id;
+  TRY(watch(door_->fd()));
+  admin_ = TRY(AdminServer::create(door_->state(),
+                                   [this](std::string_view request) { return answer(request); }));
+  return watch(admin_->fd());
+}
+
+// What `conclave pair` and `conclave pool` ask.
+std::string Agent::State::answer(std::string_view request) {
+  const nlohmann::json parsed = nlohmann::json::parse(request, nullptr, false);
+  Result<nlohmann::json> answer =
+      parsed.is_object() ? obey(parsed) : Result<nlohmann::json>(invalid_input("no JSON object"));
+  if (!answer) return nlohmann::json{{"error", answer.error().message}}.dump();
+  return answer->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
+  const auto text = [&request](const char* key) {
+    const auto found = request.find(key);
+    return found != request.end() && found->is_string() ? found->get<std::string>()
+                                                        : std::string();
+  };
+  const std::string what = text("do");
+  const std::string name = text("node");
+  if (what == "pair") return nlohmann::json{{"code", TRY(door_->issue_code())}};
+  if (what == "pool") {
+    return nlohmann::json::parse(pool_json(pool_status(), history(), clock_.now()));
+  }
+  if (what == "drain") {
+    const std::optional<NodeId> node = door_->find(name);
+    if (!node) return not_found("no machine of the pool is called \"" + name + "\"");
+    TRY(head_->drain(clock_.now(), *node));
+    act();
+    return nlohmann::json{{"ok", true}};
+  }
+  if (what == "remove") {
+    head_->remove(clock_.now(), TRY(door_->remove(name)));
+    act();
+    return nlohmann::json{{"ok", true}};
+  }
+  return invalid_input("unknown request \"" + what + "\"");
+}
+
+Result<void> Agent::State::start() {
+  options_.head.life = random_life();
+  options_.worker.model_dirs = {options_.model_dir};
+  placer_ = TRY(PlannerPlacer::create(source_, options_.placer));
+  head_ = std::make_unique<Head>(options_.head, *placer_);
+  if (options_.pool) TRY(open_door());
+  WorkerHostOptions host;
+  host.program = options_.program;
+  host.worker = options_.worker;
+  host.node.supervisor = options_.supervisor;
+  WorkerHostHandlers handlers;
+  handlers.on_report = [this](const wire::pb::Report& report) {
+    head_->on_report(clock_.now(), kHeadNode, report);
+    act();
+  };
+  handlers.on_message = [this](const wire::pb::FromWorker& message) {
+    head_->on_worker(clock_.now(), message);
+    act();
+  };
+  host_ = TRY(WorkerHost::create(std::move(host), clock_, std::move(handlers)));
+  if (door_) host_->keep(kIdentityMemory, TRY(identity_memory(door_->identity())));
+  TRY(watch(host_->fd()));
+  head_->on_hello(clock_.now(), kHeadNode, own_hello(options_));
+  return {};
+}
+
 void Agent::State::poll() {
-  read_worker();
-  reap_if_ended();
-  act(supervisor_.on_tick(clock_.now()));
-  write_worker();
+  if (door_) door_->poll();
+  if (admin_) admin_->poll(clock_.now());
+  host_->poll();
+  head_->on_tick(clock_.now());
+  act();
+  log_history();
   update_status();
-  if (supervisor_.phase() == Phase::kFailed) fail_all();
 }
 
-// --- from the worker --------------------------------------------------------------------------
+// What the head wants done may make it want more.
+void Agent::State::act() {
+  if (std::exchange(acting_, true)) return;
+  for (;;) {
+    std::vector<HeadAction> actions = head_->take_actions();
+    if (actions.empty()) break;
+    for (HeadAction& action : actions) perform(action);
+  }
+  acting_ = false;
+}
 
-void Agent::State::read_worker() {
-  std::array<char, 64 << 10> bytes;
-  while (worker_ && worker_->control_fd() >= 0) {
-    const ssize_t n = ::recv(worker_->control_fd(), bytes.data(), bytes.size(), 0);
-    if (n > 0) {
-      reader_.push({bytes.data(), static_cast<std::size_t>(n)});
-      handle_frames();
-      continue;
-    }
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    worker_->close_control();
-    lose("its socket closed");
+void Agent::State::perform(HeadAction& action) {
+  if (const auto* send = std::get_if<SendAssignment>(&action)) {
+    if (send->node == kHeadNode) return host_->on_assignment(send->assignment);
+    if (door_) door_->send(send->node, send->assignment);
+  } else if (const auto* refuse = std::get_if<RefuseNode>(&action)) {
+    if (door_) door_->refuse(refuse->node, refuse->reason);
+  } else if (const auto* tell = std::get_if<SendToWorker>(&action)) {
+    host_->tell(tell->message);
+  } else if (const auto* token = std::get_if<EmitToken>(&action)) {
+    handlers_.on_token(token->event);
+  } else if (const auto* failed = std::get_if<EmitFailure>(&action)) {
+    handlers_.on_failed(failed->request, failed->error);
+  } else if (const auto* prefill = std::get_if<EmitPrefill>(&action)) {
+    handlers_.on_prefill(prefill->request, prefill->done, prefill->total);
   }
 }
-
-void Agent::State::handle_frames() {
-  while (worker_ && worker_->control_fd() >= 0) {
-    auto payload = reader_.next();
-    if (!payload) return lose(payload.error().message);
-    if (!payload.value()) return;
-    const auto message = wire::parse<wire::pb::FromWorker>(*payload.value());
-    if (!message) return lose(message.error().message);
-    handle(message.value());
-  }
-}
-
-void Agent::State::handle(const wire::pb::FromWorker& message) {
-  switch (message.body_case()) {
-    case wire::pb::FromWorker::kToken:
-      return handle_token(message.token());
-    case wire::pb::FromWorker::kPrefill: {
-      const wire::pb::Prefill& prefill = message.prefill();
-      const RequestId id{prefill.request()};
-      const TokenLog* log = logs_.find(id);
-      if (log == nullptr || log->attempt() != prefill.attempt()) return;
-      return handlers_.on_prefill(id, prefill.done(), prefill.total());
-    }
-    case wire::pb::FromWorker::kLoading:
-      status_.loaded_bytes = message.loading().done_bytes();
-      status_.total_bytes = message.loading().total_bytes();
-      return;
-    case wire::pb::FromWorker::kReady:
-      return on_ready(message.ready());
-    case wire::pb::FromWorker::kFailed:
-      return act(supervisor_.on_refused(message.failed().error()));
-    case wire::pb::FromWorker::kStats:
-      status_.stats = from_message(message.stats());
-      return;
-    case wire::pb::FromWorker::kHeartbeat:
-      supervisor_.on_heartbeat(message.heartbeat().progress(), message.heartbeat().busy());
-      return;
-    case wire::pb::FromWorker::BODY_NOT_SET:
-      return lose("a message without a body");
-  }
-}
-
-void Agent::State::handle_token(const wire::pb::Token& message) {
-  const RequestId id{message.request()};
-  TokenLog* log = logs_.find(id);
-  if (log == nullptr) return;  // cancelled meanwhile
-  if (message.attempt() > log->attempt()) return lose("a token of an attempt that never began");
-  const auto event = from_message(message);
-  if (!event) return lose(event.error().message);
-
-  switch (log->take(message.attempt(), message.index(), event.value().token)) {
-    case TokenLog::Verdict::kStale:
-      return;
-    case TokenLog::Verdict::kGap:
-      return lose("token " + std::to_string(message.index()) + " of request " +
-                  std::to_string(id.value) + " came before token " +
-                  std::to_string(log->tokens().size()));
-    case TokenLog::Verdict::kTaken:
-      break;
-  }
-  switch (event.value().finish) {
-    case engine::FinishReason::kNone:
-      break;
-    case engine::FinishReason::kStop:
-    case engine::FinishReason::kLength:
-      logs_.close(id);
-      break;
-    case engine::FinishReason::kCancelled:
-      return close_with(id, unavailable("the worker dropped the request"));
-    case engine::FinishReason::kError:
-      return close_with(id, failure_of(message));
-  }
-  if (event.value().token) supervisor_.on_token();
-  handlers_.on_token(event.value());
-}
-
-void Agent::State::close_with(RequestId id, const Error& error) {
-  if (logs_.close(id)) handlers_.on_failed(id, error);
-}
-
-void Agent::State::on_ready(const wire::pb::Ready& ready) {
-  if (supervisor_.phase() != Phase::kLoading) return lose("ready twice");
-  supervisor_.on_ready(clock_.now());
-  status_.backend = ready.backend();
-  status_.context_max = ready.context_max();
-  spdlog::info("worker ready pid={} backend=\"{}\" context={} open_requests={} restarts={}",
-               worker_->pid(), status_.backend, status_.context_max, logs_.size(),
-               supervisor_.restarts());
-  update_status();
-  for (const RequestId id : logs_.ids()) send_admit(id);
-}
-
-// --- to the worker ----------------------------------------------------------------------------
 
 Result<void> Agent::State::submit(engine::Request request) {
-  if (supervisor_.phase() == Phase::kFailed) return unavailable(supervisor_.failure());
-  if (logs_.size() >= options_.requests_max) {
-    return exhausted(std::to_string(logs_.size()) + " requests are open; that is the limit");
-  }
-  const RequestId id = request.id;
-  logs_.open(std::move(request));
-  status_.open_requests = logs_.size();
-  if (supervisor_.phase() == Phase::kReady) send_admit(id);
+  TRY(head_->submit(clock_.now(), std::move(request)));
+  act();
   return {};
 }
 
 void Agent::State::cancel(RequestId id) {
-  TokenLog* log = logs_.find(id);
-  if (log == nullptr) return;
-  if (supervisor_.phase() == Phase::kReady) {
-    wire::pb::ToWorker message;
-    message.mutable_cancel()->set_request(id.value);
-    message.mutable_cancel()->set_attempt(log->attempt());
-    send(message);
+  head_->cancel(clock_.now(), id);
+  act();
+}
+
+void Agent::State::log_history() {
+  for (const HistoryEntry& entry : head_->history()) {
+    if (entry.number <= history_seen_) continue;
+    history_seen_ = entry.number;
+    spdlog::info("pool {}", entry.text);
   }
-  logs_.close(id);
-  status_.open_requests = logs_.size();
-}
-
-void Agent::State::send_admit(RequestId id) {
-  TokenLog* log = logs_.find(id);
-  if (log == nullptr) return;
-  if (log->barren_attempts() >= options_.barren_attempts_max) {
-    return close_with(id, unavailable(std::to_string(log->barren_attempts()) +
-                                      " workers ended while they worked on this request"));
-  }
-  wire::pb::ToWorker message;
-  *message.mutable_admit() = log->admit();
-  send(message);
-}
-
-void Agent::State::send(const wire::pb::ToWorker& message) {
-  if (const auto appended = wire::append_frame(message, out_); !appended) {
-    return close_with(RequestId{message.admit().request()}, appended.error());
-  }
-  write_worker();
-}
-
-void Agent::State::write_worker() {
-  if (!worker_ || worker_->control_fd() < 0) return;
-  std::string_view rest = out_;
-  while (!rest.empty()) {
-    const ssize_t n =
-        ::send(worker_->control_fd(), rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) break;  // full, or dead: then the next read says so
-    rest.remove_prefix(static_cast<std::size_t>(n));
-  }
-  out_.erase(0, out_.size() - rest.size());
-  if (watching_writes_ == !out_.empty()) return;
-  watching_writes_ = !out_.empty();
-  watch(worker_->control_fd(), watching_writes_ ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
-}
-
-// --- its life ---------------------------------------------------------------------------------
-
-void Agent::State::watch(int fd, std::uint32_t events, int operation) {
-  epoll_event event{};
-  event.events = events;
-  event.data.fd = fd;
-  CHECK(epoll_ctl(epoll_.get(), operation, fd, &event) == 0);
-}
-
-void Agent::State::act(Action action) {
-  switch (action) {
-    case Action::kNone:
-      return;
-    case Action::kSpawn:
-      return spawn();
-    case Action::kKill:
-      worker_->kill();
-      worker_->close_control();
-      return;
-  }
-}
-
-void Agent::State::spawn() {
-  CHECK(!worker_.has_value());
-  auto process = WorkerProcess::spawn(options_.program, options_.worker, arena_.fd());
-  supervisor_.on_spawned(clock_.now());
-  if (!process) {
-    static_cast<void>(supervisor_.on_lost(""));
-    return supervisor_.on_exited(clock_.now(), process.error().message);
-  }
-  worker_.emplace(std::move(process).value());
-  reader_ = wire::FrameReader();
-  out_.clear();
-  watching_writes_ = false;
-  status_.stats = {};
-  watch(worker_->control_fd(), EPOLLIN, EPOLL_CTL_ADD);
-  watch(worker_->exit_fd(), EPOLLIN, EPOLL_CTL_ADD);
-  spdlog::info("worker started pid={}", worker_->pid());
-}
-
-void Agent::State::reap_if_ended() {
-  if (!worker_) return;
-  // Death may be seen before the end of the socket: what was sent before it still counts.
-  std::array<epoll_event, 2> events{};
-  const int n = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
-  bool ended = false;
-  for (int i = 0; i < n; ++i) {
-    ended = ended || events[static_cast<std::size_t>(i)].data.fd == worker_->exit_fd();
-  }
-  if (!ended) return;
-  read_worker();
-  const int pid = worker_->pid();
-  if (supervisor_.phase() != Phase::kFailed) static_cast<void>(supervisor_.on_lost(""));
-  supervisor_.on_exited(clock_.now(), worker_->reap());
-  worker_.reset();
-  spdlog::warn("worker ended pid={} how=\"{}\" open_requests={}", pid, supervisor_.last_end(),
-               logs_.size());
-}
-
-void Agent::State::fail_all() {
-  for (const RequestId id : logs_.ids()) close_with(id, unavailable(supervisor_.failure()));
 }
 
 void Agent::State::update_status() {
-  switch (supervisor_.phase()) {
-    case Phase::kReady:
-      status_.state = AgentState::kReady;
-      break;
-    case Phase::kFailed:
-      status_.state = AgentState::kFailed;
-      break;
-    case Phase::kWaiting:
-    case Phase::kLoading:
-    case Phase::kEnding:
-      status_.state = supervisor_.was_ready() ? AgentState::kRestarting : AgentState::kLoading;
-      break;
-  }
-  status_.failure = supervisor_.failure();
-  status_.restarts = supervisor_.restarts();
-  status_.worker_pid = worker_ ? worker_->pid() : 0;
-  status_.open_requests = logs_.size();
+  const HeadStatus pool = head_->status(clock_.now());
+  const bool running = pool.phase == HeadPhase::kRunning;
+  was_ready_ = was_ready_ || running;
+  status_.state =
+      running ? AgentState::kReady : (was_ready_ ? AgentState::kRestarting : AgentState::kLoading);
+  if (!head_->failure().empty()) status_.state = AgentState::kFailed;
+  status_.failure = head_->failure();
+  status_.loaded_bytes = pool.loaded_bytes;
+  status_.total_bytes = pool.total_bytes;
+  if (pool.context_max > 0) status_.context_max = pool.context_max;
+  if (!pool.backend.empty()) status_.backend = pool.backend;
+  status_.restarts = host_->node().supervisor().restarts();
+  status_.worker_pid = host_->worker_pid();
+  status_.open_requests = pool.open_requests;
+  status_.stats = pool.stats;
+  status_.text = pool.text;
 }
 
 // --- the public face --------------------------------------------------------------------------
@@ -340,15 +258,16 @@ void Agent::State::update_status() {
 Agent::Agent(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Agent::~Agent() = default;
 
-Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, backend::WeightArena arena,
-                                             const Clock& clock, AgentHandlers handlers) {
-  if (arena.fd() < 0) return invalid_input("agent: the weight arena is not shared");
+Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, const Clock& clock,
+                                             AgentHandlers handlers) {
+  model::ModelSource source = TRY(model::ModelSource::open(options.model_dir));
   FileDescriptor epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.open()) {
     return unavailable(std::string("agent: cannot watch a worker: ") + std::strerror(errno));
   }
-  auto state = std::make_unique<State>(std::move(options), std::move(arena), clock,
-                                       std::move(handlers), std::move(epoll));
+  auto state = std::make_unique<State>(std::move(options), clock, std::move(handlers),
+                                       std::move(source), std::move(epoll));
+  TRY(state->start());
   return std::make_unique<Agent>(std::move(state));
 }
 
@@ -357,5 +276,8 @@ void Agent::poll() { state_->poll(); }
 Result<void> Agent::submit(engine::Request request) { return state_->submit(std::move(request)); }
 void Agent::cancel(RequestId id) { state_->cancel(id); }
 const AgentStatus& Agent::status() const { return state_->status(); }
+HeadStatus Agent::pool_status() const { return state_->pool_status(); }
+std::vector<HistoryEntry> Agent::history() const { return state_->history(); }
+std::uint16_t Agent::pool_port() const { return state_->pool_port(); }
 
 }  // namespace conclave::cluster

@@ -1,78 +1,63 @@
-// The agent: owns the weights, keeps a worker process alive, and keeps every answer going.
+// The agents: they own weights and KV cache in shared memory, keep worker processes alive, and make
+// one memory pool of several machines. The head's agent keeps every answer going.
 //
-//   auto arena = TRY(backend::WeightArena::create_shared(bytes));
-//   auto agent = TRY(cluster::Agent::create(options, std::move(arena), clock, handlers));
+//   auto agent = TRY(cluster::Agent::create(options, clock, handlers));
 //   agent->submit(request);                    // then handlers.on_token(...) in index order
-//   while (running) { wait until agent->fd() is readable, at most 100 ms; agent->poll(); }
+//   while (running) { wait until agent->fd() is readable, at most 50 ms; agent->poll(); }
 //
-// The worker may die at any moment. Each open request has a token log here; a new worker gets the
-// request again with a higher attempt and what was already sent, and a token is taken only if its
-// attempt is current and its index is the log's length. So no token is lost or repeated.
+// Workers and machines may die at any moment. Each open request has a token log here; whatever
+// computes next gets the request again with a higher attempt and what was already sent, and a
+// token is taken only if its attempt is current and its index is the log's length. So no token is
+// lost or repeated.
 //
-// Threads: one thread calls an Agent, and that thread must outlive it (the worker ends with it).
+// Threads: one thread calls an Agent, and that thread must outlive it (workers end with it).
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <span>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "cluster/admin_socket.h"
+#include "cluster/folder_model.h"
+#include "cluster/head.h"
+#include "cluster/planner_placer.h"
+#include "cluster/state_dir.h"
+#include "cluster/worker_host.h"
+#include "cluster/worker_options.h"
 #include "engine/engine.h"
 
 namespace conclave::cluster {
 
-// What a worker process is told on its command line.
-struct WorkerOptions {
-  std::filesystem::path model_dir;
-  backend::CpuOptions cpu;
-  engine::EngineOptions engine;
-  int control_fd = -1;  // a stream socket to the agent
-  int arena_fd = -1;    // a WeightArena made by create_shared
-  int agent_pid = 0;    // the worker ends when this is no longer its parent
-};
-
-// The command line without the program: {"worker", "--model", ...}.
-std::vector<std::string> worker_arguments(const WorkerOptions& options);
-// The inverse, without the leading "worker". Errors name the argument.
-Result<WorkerOptions> parse_worker_arguments(std::span<const std::string> arguments);
-
-// The whole life of a worker process: attach, load, serve, end with the agent. Returns its exit
+// The whole life of a worker process: load, join, compute, end with the agent. Returns its exit
 // status. Standard output is never written.
 int worker_main(const WorkerOptions& options);
 
-struct SupervisorOptions {
-  Duration heartbeat_limit = std::chrono::seconds(2);  // no heartbeat: the worker is killed
-  // Loading without progress: killed. A tensor of many GB may come from a slow disk or a network.
-  Duration loading_limit = std::chrono::seconds(300);
-  // Busy without progress after that: killed. Progress is counted in operations, a few to a layer.
-  // The heaviest first one, a chunk of 512 tokens through a layer of a model with 32 billion active
-  // parameters, is half a TFLOP: 30 s are enough at 20 GFLOP/s, and machines with the memory for
-  // such a model do far more.
-  Duration progress_limit = std::chrono::seconds(30);
-  // Attention grows with the context, chunk by chunk: the limit is raised to so many times the
-  // longest operation that this worker has finished, up to `loading_limit`.
-  int progress_factor = 8;
-  Duration stable_after = std::chrono::seconds(10);  // ready so long: old failures are forgotten
-  Duration backoff_first = std::chrono::milliseconds(100);  // doubles; the first restart is at once
-  Duration backoff_max = std::chrono::seconds(5);
-  // Ends in a row before the worker was ready; then the agent has failed. A worker that was ready
-  // may have met a bad request: that request is given up, not the server.
-  int failures_max = 5;
+// How the head lets other machines in.
+struct PoolOptions {
+  StatePlaces state;       // where keys and members are kept
+  std::string name;        // of this machine
+  std::string host;        // to listen on; empty: all addresses
+  std::uint16_t port = 0;  // 0: any
+  bool clear = false;      // the owner marked the links private: data travels without TLS
+  std::string host_id;     // the same on all agents of one machine
 };
 
 struct AgentOptions {
   std::string program = "/proc/self/exe";  // run with worker_arguments()
-  WorkerOptions worker;                    // its fds and pid are the agent's to fill
+  std::filesystem::path model_dir;
+  WorkerOptions worker;  // its descriptors, pid and addresses are the agent's to fill
   SupervisorOptions supervisor;
-  std::size_t requests_max = 256;  // open at once; more is kExhausted
-  int barren_attempts_max = 3;     // workers that died on one request before it got a token
+  HeadOptions head;  // its life is the agent's to fill
+  PlacerOptions placer;
+  plan::Machine machine;            // this one; usable_bytes is what the model may take
+  std::optional<PoolOptions> pool;  // absent: this machine alone
 };
 
 struct AgentHandlers {
@@ -86,9 +71,9 @@ struct AgentHandlers {
 };
 
 enum class AgentState : std::uint8_t {
-  kLoading,     // the first worker is not ready yet
+  kLoading,     // nothing has run yet
   kReady,       // requests run
-  kRestarting,  // requests wait for the next worker
+  kRestarting,  // requests wait for the next epoch
   kFailed,      // for good: status().failure says why
 };
 
@@ -96,20 +81,22 @@ struct AgentStatus {
   AgentState state = AgentState::kLoading;
   std::uint64_t loaded_bytes = 0;
   std::uint64_t total_bytes = 0;
-  std::size_t context_max = 0;  // of the last ready worker; 0 before
+  std::size_t context_max = 0;  // of the head's last ready worker; 0 before
   std::string backend;
   std::string failure;
-  std::uint64_t restarts = 0;
-  int worker_pid = 0;  // 0 while none runs
+  std::uint64_t restarts = 0;  // of the head's worker
+  int worker_pid = 0;          // 0 while none runs
   std::size_t open_requests = 0;
   engine::EngineStats stats;  // of the running worker, about once a second
+  std::string text;           // one line for a person
 };
 
 class Agent {
  public:
-  // `clock` must outlive the agent. The worker is started by the first poll().
-  static Result<std::unique_ptr<Agent>> create(AgentOptions options, backend::WeightArena arena,
-                                               const Clock& clock, AgentHandlers handlers);
+  // `clock` must outlive the agent. The worker is started by poll(). Errors: the model cannot be
+  // read or placed; with a pool, its state folder or its port cannot be had.
+  static Result<std::unique_ptr<Agent>> create(AgentOptions options, const Clock& clock,
+                                               AgentHandlers handlers);
   class State;
   explicit Agent(std::unique_ptr<State> state);  // by create()
   ~Agent();                                      // kills and reaps the worker
@@ -119,7 +106,7 @@ class Agent {
   // Becomes readable when poll() has something to do. Owned by the agent.
   int fd() const;
   // Does what is ready and never blocks; handlers run inside. Call when fd() is readable and at
-  // least every 100 ms.
+  // least every 50 ms.
   void poll();
 
   // May be called from handlers. `request.generated` must be empty and the id new. kExhausted:
@@ -128,9 +115,30 @@ class Agent {
   void cancel(RequestId id);  // no handler is called for it again; unknown ids are ignored
 
   const AgentStatus& status() const;
+  HeadStatus pool_status() const;
+  std::vector<HistoryEntry> history() const;
+  std::uint16_t pool_port() const;  // 0: no pool
 
  private:
   std::unique_ptr<State> state_;
 };
+
+// A machine that lends itself to a head.
+struct NodeAgentOptions {
+  std::string program = "/proc/self/exe";
+  StatePlaces state;
+  std::string name;
+  std::string join_code;  // empty: the pool that the state folder knows
+  std::string peer;       // host:port of the head, where the stored addresses do not answer
+  WorkerOptions worker;   // its descriptors, pid and addresses are the agent's to fill
+  SupervisorOptions supervisor;
+  plan::Machine machine;
+  std::string host_id;
+  std::function<void(const std::string&)> on_event;  // one line for a person
+};
+
+// Runs until SIGINT or SIGTERM. Errors: no pool is known, the code is refused, the state folder
+// cannot be had.
+Result<int> run_node(const NodeAgentOptions& options, const Clock& clock);
 
 }  // namespace conclave::cluster

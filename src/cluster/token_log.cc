@@ -24,9 +24,9 @@ TokenLog::Verdict TokenLog::take(std::uint32_t attempt, std::uint64_t index,
   return Verdict::kTaken;
 }
 
-wire::pb::Admit TokenLog::admit() {
+wire::pb::Admit TokenLog::admit(bool suspect) {
   ++attempt_;
-  ++barren_attempts_;
+  if (suspect) ++barren_attempts_;
   return to_message(request_, attempt_);
 }
 

@@ -30,12 +30,13 @@ class TokenLog {
   // Takes `token` only at the log's length; an end without a token must name that index too.
   Verdict take(std::uint32_t attempt, std::uint64_t index, std::optional<TokenId> token);
 
-  // Starts the next attempt: what a worker has to be told.
-  wire::pb::Admit admit();
+  // Starts the next attempt: what a worker has to be told. `suspect`: the last one may have died of
+  // this very request.
+  wire::pb::Admit admit(bool suspect);
 
   std::uint32_t attempt() const { return attempt_; }  // 0: no worker was told yet
   const std::vector<TokenId>& tokens() const { return request_.generated; }
-  // Attempts started since the last token was taken.
+  // Attempts, since the last token was taken, that followed the death of a worker.
   int barren_attempts() const { return barren_attempts_; }
 
  private:

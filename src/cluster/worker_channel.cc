@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,12 +17,47 @@ bool WorkerChannel::send(std::span<const wire::pb::FromWorker> messages) {
     // What a worker says is small: a token with at most 20 alternatives, an error of one line.
     CHECK(wire::append_frame(message, bytes).has_value());
   }
+  return write(bytes, -1);
+}
+
+bool WorkerChannel::keep(const std::string& name, int memory) {
+  wire::pb::FromWorker message;
+  message.mutable_keep()->set_name(name);
+  std::string bytes;
+  CHECK(wire::append_frame(message, bytes).has_value());
+  return write(bytes, memory);
+}
+
+bool WorkerChannel::drop(const std::string& name) {
+  wire::pb::FromWorker message;
+  message.mutable_keep()->set_name(name);
+  message.mutable_keep()->set_drop(true);
+  return send(message);
+}
+
+// A descriptor, if any, travels with the first byte.
+bool WorkerChannel::write(std::string_view bytes, int descriptor) {
   const std::lock_guard lock(send_mutex_);
-  for (std::string_view rest = bytes; !rest.empty();) {
-    const ssize_t sent = ::send(fd_.get(), rest.data(), rest.size(), MSG_NOSIGNAL);
+  while (!bytes.empty()) {
+    iovec part{const_cast<char*>(bytes.data()), bytes.size()};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    if (descriptor >= 0) {
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+      cmsghdr* rights = CMSG_FIRSTHDR(&header);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
+    }
+    const ssize_t sent = ::sendmsg(fd_.get(), &header, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
     if (sent <= 0) return false;
-    rest.remove_prefix(static_cast<std::size_t>(sent));
+    descriptor = -1;
+    bytes.remove_prefix(static_cast<std::size_t>(sent));
   }
   return true;
 }

@@ -3,31 +3,38 @@
 
 #include <mutex>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "base/result.h"
-#include "cluster/worker_process.h"
+#include "cluster/worker.h"
 #include "wire/wire.h"
 
 namespace conclave::cluster {
 
-class WorkerChannel {
+class WorkerChannel final : public AgentLink {
  public:
   // Takes the descriptor, which must be a blocking stream socket.
   explicit WorkerChannel(int fd) : fd_(fd) {}
   WorkerChannel(const WorkerChannel&) = delete;
   WorkerChannel& operator=(const WorkerChannel&) = delete;
 
-  // Blocks until the agent's side has taken it all. Any thread. False: the agent is gone.
-  bool send(std::span<const wire::pb::FromWorker> messages);
+  int fd() const override { return fd_.get(); }
+  Result<std::vector<wire::pb::ToWorker>> receive(bool wait) override;
+  // Blocks until the agent's side has taken it all.
+  bool send(std::span<const wire::pb::FromWorker> messages) override;
   bool send(const wire::pb::FromWorker& message) { return send(std::span(&message, 1)); }
 
-  // All that has arrived; with `wait`, at least one. One thread. kUnavailable: the agent is gone;
-  // kCorrupt: it broke the protocol. Either way the worker has to end.
-  Result<std::vector<wire::pb::ToWorker>> receive(bool wait);
+  // Shared memory for the workers that come after this one; `memory` stays the caller's. Any
+  // thread. False: the agent is gone.
+  bool keep(const std::string& name, int memory);
+  bool drop(const std::string& name);
 
  private:
   Result<bool> read_some(bool wait);  // false: nothing there
+  bool write(std::string_view bytes, int descriptor);
 
   FileDescriptor fd_;
   std::mutex send_mutex_;

@@ -3,17 +3,18 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
 #include "cluster/cluster.h"
+#include "cluster/cpu_host.h"
+#include "cluster/identity_memory.h"
 #include "cluster/worker_channel.h"
-#include "cluster/worker_loop.h"
 
 namespace conclave::cluster {
 namespace {
@@ -43,6 +44,7 @@ class HeartbeatThread {
       wire::pb::FromWorker message;
       message.mutable_heartbeat()->set_progress(pulse_.progress);
       message.mutable_heartbeat()->set_busy(pulse_.busy);
+      message.mutable_heartbeat()->set_waiting_for(pulse_.waiting_for);
       if (!channel_.send(message)) return;  // the main thread sees the same
     } while (!wake_.wait_for(lock, kHeartbeatEvery, [this] { return ending_; }));
   }
@@ -55,65 +57,68 @@ class HeartbeatThread {
   std::thread thread_;  // last: it starts when the rest is there
 };
 
-// Everything an Engine needs, in the order in which it must be destroyed.
-struct LoadedModel {
-  backend::WeightArena arena;
-  std::optional<text::TextModel> text;  // absent: a model without tokenizer has no grammars
-  std::unique_ptr<backend::Backend> backend;
+// A rank that is alone meets nobody.
+class NoFabric final : public transport::Fabric {
+ public:
+  Result<std::unique_ptr<transport::Transport>> join(const transport::GroupSpec&, Time,
+                                                     transport::Watch*) override {
+    return unsupported("this worker was started to be alone");
+  }
 };
 
-Result<LoadedModel> load(const WorkerOptions& options, const backend::LoadProgress& progress) {
-  LoadedModel loaded{.arena = TRY(backend::WeightArena::attach(options.arena_fd)),
-                     .text = std::nullopt,
-                     .backend = nullptr};
-  const model::ModelSource source = TRY(model::ModelSource::open(options.model_dir));
-  auto text = text::TextModel::load(options.model_dir, source.config().vocab_size);
-  if (text) {
-    loaded.text = std::move(text).value();
-  } else if (text.error().code != ErrorCode::kNotFound) {
-    return text.error();
+// How this rank meets the others.
+struct Meeting {
+  std::unique_ptr<transport::TcpFabric> tcp;
+  std::unique_ptr<transport::DelayedFabric> delayed;
+  NoFabric none;
+  transport::Endpoint endpoint;
+
+  transport::Fabric& fabric() {
+    if (delayed) return *delayed;
+    if (tcp) return *tcp;
+    return none;
   }
-  loaded.backend = TRY(backend::make_cpu_backend(source, model::Slice::whole(source.config()),
-                                                 options.cpu, loaded.arena, progress));
-  return loaded;
-}
+};
 
-std::size_t context_max(const WorkerOptions& options, const backend::Backend& backend) {
-  std::size_t context = backend.config().max_positions;
-  if (options.engine.context_max > 0) context = std::min(context, options.engine.context_max);
-  return std::min(context, backend.limits().pages * backend::kPageTokens);
-}
-
-void send_failed(WorkerChannel& channel, const Error& error) {
-  wire::pb::FromWorker message;
-  message.mutable_failed()->set_error(error.message);
-  channel.send(message);
+Result<void> open_meeting(const WorkerOptions& options, const Clock& clock, Meeting& meeting) {
+  meeting.endpoint.host = options.advertised_host;
+  meeting.endpoint.host_id = options.host_id;
+  meeting.endpoint.clear = options.clear;
+  const auto key = options.kept.find(kIdentityMemory);
+  if (options.listen_host.empty() || key == options.kept.end()) return {};
+  const transport::Identity identity = TRY(read_identity(key->second));
+  transport::TcpOptions tcp;
+  tcp.host = options.listen_host == kEverywhere ? std::string() : options.listen_host;
+  tcp.port = options.listen_port;
+  tcp.shared_memory = options.shared_memory;
+  tcp.on_refused = [](const std::string& reason) {
+    spdlog::warn("rank connection refused reason=\"{}\"", reason);
+  };
+  meeting.tcp = TRY(transport::TcpFabric::listen(clock, identity, tcp));
+  meeting.endpoint.port = meeting.tcp->port();
+  meeting.endpoint.fingerprint = identity.fingerprint();
+  if (options.delay_us > 0) {
+    meeting.delayed = std::make_unique<transport::DelayedFabric>(
+        *meeting.tcp, clock, std::chrono::microseconds(options.delay_us));
+  }
+  return {};
 }
 
 int serve(const WorkerOptions& options, WorkerChannel& channel, const Clock& clock) {
   WorkerPulse pulse;
   const HeartbeatThread heartbeat(channel, pulse);
-  const auto progress = [&channel, &pulse](std::uint64_t done, std::uint64_t total) {
-    pulse.progress = done;
+  Meeting meeting;
+  if (const Result<void> open = open_meeting(options, clock, meeting); !open) {
     wire::pb::FromWorker message;
-    message.mutable_loading()->set_done_bytes(done);
-    message.mutable_loading()->set_total_bytes(total);
-    channel.send(message);
-  };
-  auto loaded = load(options, progress);
-  if (!loaded) {
-    send_failed(channel, loaded.error());
+    message.mutable_failed()->set_error(open.error().message);
+    static_cast<void>(channel.send(message));
     return 1;
   }
-  LoadedModel& model = loaded.value();
-  const text::TextModel* text = model.text ? &*model.text : nullptr;
-  engine::Engine engine(*model.backend, text, options.engine);
-
-  wire::pb::FromWorker ready;
-  ready.mutable_ready()->set_backend(model.backend->describe());
-  ready.mutable_ready()->set_context_max(context_max(options, *model.backend));
-  if (!channel.send(ready)) return 0;
-  const Error end = WorkerLoop(engine, channel, pulse, clock).run();
+  WorkerOptions without_identity = options;
+  without_identity.kept.erase(kIdentityMemory);
+  CpuHost host(without_identity, channel, pulse, clock, meeting.endpoint);
+  Worker worker(channel, meeting.fabric(), host, pulse, clock, options.engine, {});
+  const Error end = worker.run();
   if (end.code == ErrorCode::kUnavailable) return 0;  // the agent closed the socket: as it should
   spdlog::error("worker ends reason=\"{}\"", end.message);
   return 1;

@@ -1,39 +1,39 @@
+#include "cluster/worker_options.h"
+
 #include <array>
 #include <charconv>
 #include <string_view>
 
-#include "cluster/cluster.h"
-
 namespace conclave::cluster {
 namespace {
 
-// One place names every option: the writer and the reader walk the same table.
-struct SizeOption {
+// One place names every option: the writer and the reader walk the same tables.
+template <class Field>
+struct Option {
   std::string_view name;
-  std::size_t& (*field)(WorkerOptions&);
+  Field& (*field)(WorkerOptions&);
 };
-constexpr std::array<SizeOption, 6> kSizeOptions = {{
-    {"--threads", [](WorkerOptions& o) -> std::size_t& { return o.cpu.threads; }},
-    {"--rows-max", [](WorkerOptions& o) -> std::size_t& { return o.cpu.limits.rows_max; }},
-    {"--pages", [](WorkerOptions& o) -> std::size_t& { return o.cpu.limits.pages; }},
+
+constexpr std::array<Option<std::size_t>, 4> kSizeOptions = {{
+    {"--threads", [](WorkerOptions& o) -> std::size_t& { return o.threads; }},
     {"--requests-max", [](WorkerOptions& o) -> std::size_t& { return o.engine.requests_max; }},
     {"--chunk-tokens", [](WorkerOptions& o) -> std::size_t& { return o.engine.chunk_tokens; }},
     {"--context-max", [](WorkerOptions& o) -> std::size_t& { return o.engine.context_max; }},
 }};
-
-struct IntOption {
-  std::string_view name;
-  int& (*field)(WorkerOptions&);
-};
-constexpr std::array<IntOption, 3> kIntOptions = {{
+constexpr std::array<Option<int>, 2> kIntOptions = {{
     {"--control-fd", [](WorkerOptions& o) -> int& { return o.control_fd; }},
-    {"--arena-fd", [](WorkerOptions& o) -> int& { return o.arena_fd; }},
     {"--agent-pid", [](WorkerOptions& o) -> int& { return o.agent_pid; }},
 }};
-
-std::string_view weights_text(model::WeightsMode mode) {
-  return mode == model::WeightsMode::kInt8 ? "int8" : "native";
-}
+constexpr std::array<Option<std::string>, 4> kTextOptions = {{
+    {"--isa", [](WorkerOptions& o) -> std::string& { return o.isa; }},
+    {"--listen-host", [](WorkerOptions& o) -> std::string& { return o.listen_host; }},
+    {"--advertised-host", [](WorkerOptions& o) -> std::string& { return o.advertised_host; }},
+    {"--host-id", [](WorkerOptions& o) -> std::string& { return o.host_id; }},
+}};
+constexpr std::array<Option<bool>, 2> kBoolOptions = {{
+    {"--clear", [](WorkerOptions& o) -> bool& { return o.clear; }},
+    {"--shared-memory", [](WorkerOptions& o) -> bool& { return o.shared_memory; }},
+}};
 
 template <class Number>
 Result<Number> parse_number(std::string_view name, std::string_view text) {
@@ -46,25 +46,49 @@ Result<Number> parse_number(std::string_view name, std::string_view text) {
   return number;
 }
 
-Result<void> set_option(WorkerOptions& options, std::string_view name, const std::string& value) {
-  for (const SizeOption& option : kSizeOptions) {
+Result<void> set_kept(WorkerOptions& options, const std::string& value) {
+  const std::size_t equals = value.rfind('=');
+  if (equals == std::string::npos) return invalid_input("worker: --kept needs NAME=FD");
+  options.kept[value.substr(0, equals)] =
+      TRY(parse_number<int>("--kept", std::string_view(value).substr(equals + 1)));
+  return {};
+}
+
+template <class Table, class Parse>
+Result<bool> set_from(const Table& table, WorkerOptions& options, std::string_view name,
+                      const Parse& parse) {
+  for (const auto& option : table) {
     if (name != option.name) continue;
-    option.field(options) = TRY(parse_number<std::size_t>(name, value));
+    option.field(options) = TRY(parse());
+    return true;
+  }
+  return false;
+}
+
+Result<void> set_option(WorkerOptions& options, std::string_view name, const std::string& value) {
+  if (TRY(set_from(kSizeOptions, options, name,
+                   [&] { return parse_number<std::size_t>(name, value); }))) {
     return {};
   }
-  for (const IntOption& option : kIntOptions) {
-    if (name != option.name) continue;
-    option.field(options) = TRY(parse_number<int>(name, value));
+  if (TRY(set_from(kIntOptions, options, name, [&] { return parse_number<int>(name, value); }))) {
+    return {};
+  }
+  if (TRY(set_from(kTextOptions, options, name, [&] { return Result<std::string>(value); }))) {
+    return {};
+  }
+  if (TRY(set_from(kBoolOptions, options, name, [&] { return Result<bool>(value == "1"); }))) {
     return {};
   }
   if (name == "--model") {
-    options.model_dir = value;
-  } else if (name == "--isa") {
-    options.cpu.isa = value;
-  } else if (name == "--weights") {
-    options.cpu.weights = TRY(model::parse_weights_mode(value));
-  } else if (name == "--exact") {
-    options.cpu.exact = TRY(parse_number<int>(name, value)) != 0;
+    options.model_dirs.emplace_back(value);
+  } else if (name == "--listen-port") {
+    options.listen_port = TRY(parse_number<std::uint16_t>(name, value));
+  } else if (name == "--delay-us") {
+    options.delay_us = TRY(parse_number<std::uint64_t>(name, value));
+  } else if (name == "--pace") {
+    options.pace = TRY(parse_number<double>(name, value));
+  } else if (name == "--kept") {
+    return set_kept(options, value);
   } else {
     return invalid_input("worker: unknown option \"" + std::string(name) + "\"");
   }
@@ -75,23 +99,20 @@ Result<void> set_option(WorkerOptions& options, std::string_view name, const std
 
 std::vector<std::string> worker_arguments(const WorkerOptions& options) {
   WorkerOptions copy = options;  // the tables give mutable fields
-  std::vector<std::string> arguments = {"worker",
-                                        "--model",
-                                        options.model_dir.string(),
-                                        "--isa",
-                                        options.cpu.isa,
-                                        "--weights",
-                                        std::string(weights_text(options.cpu.weights)),
-                                        "--exact",
-                                        options.cpu.exact ? "1" : "0"};
-  for (const SizeOption& option : kSizeOptions) {
-    arguments.emplace_back(option.name);
-    arguments.push_back(std::to_string(option.field(copy)));
-  }
-  for (const IntOption& option : kIntOptions) {
-    arguments.emplace_back(option.name);
-    arguments.push_back(std::to_string(option.field(copy)));
-  }
+  std::vector<std::string> arguments = {"worker"};
+  const auto add = [&arguments](std::string_view name, std::string value) {
+    arguments.emplace_back(name);
+    arguments.push_back(std::move(value));
+  };
+  for (const std::filesystem::path& dir : options.model_dirs) add("--model", dir.string());
+  for (const auto& option : kSizeOptions) add(option.name, std::to_string(option.field(copy)));
+  for (const auto& option : kIntOptions) add(option.name, std::to_string(option.field(copy)));
+  for (const auto& option : kTextOptions) add(option.name, option.field(copy));
+  for (const auto& option : kBoolOptions) add(option.name, option.field(copy) ? "1" : "0");
+  add("--listen-port", std::to_string(options.listen_port));
+  add("--delay-us", std::to_string(options.delay_us));
+  add("--pace", std::to_string(options.pace));
+  for (const auto& [name, fd] : options.kept) add("--kept", name + "=" + std::to_string(fd));
   return arguments;
 }
 
@@ -103,11 +124,10 @@ Result<WorkerOptions> parse_worker_arguments(std::span<const std::string> argume
     }
     TRY(set_option(options, arguments[i], arguments[i + 1]));
   }
-  if (options.model_dir.empty()) return invalid_input("worker: --model is missing");
-  if (options.control_fd < 0 || options.arena_fd < 0 || options.agent_pid <= 0) {
+  if (options.control_fd < 0 || options.agent_pid <= 0) {
     return invalid_input(
-        "worker: --control-fd, --arena-fd and --agent-pid are needed; `conclave serve` starts "
-        "workers itself");
+        "worker: --control-fd and --agent-pid are needed; `conclave serve` and `conclave node` "
+        "start workers themselves");
   }
   return options;
 }

@@ -1,22 +1,27 @@
-#include <gtest/gtest.h>
+#include "cluster/worker_options.h"
 
-#include "cluster/cluster.h"
+#include <gtest/gtest.h>
 
 namespace conclave::cluster {
 namespace {
 
 WorkerOptions unusual_options() {
   WorkerOptions options;
-  options.model_dir = "/models/a model with spaces";
-  options.cpu.isa = "avx2";
-  options.cpu.threads = 3;
-  options.cpu.exact = true;
-  options.cpu.weights = model::WeightsMode::kInt8;
-  options.cpu.limits = {.rows_max = 128, .pages = 77};
+  options.model_dirs = {"/models/a model with spaces", "/b"};
+  options.isa = "avx2";
+  options.threads = 3;
   options.engine = {.requests_max = 9, .chunk_tokens = 64, .context_max = 2048};
+  options.listen_host = "::1";
+  options.listen_port = 65535;
+  options.advertised_host = "mac.local";
+  options.host_id = "h";
+  options.clear = true;
+  options.shared_memory = false;
+  options.delay_us = 500;
+  options.pace = 0.625;
   options.control_fd = 3;
-  options.arena_fd = 4;
   options.agent_pid = 4711;
+  options.kept = {{"kv=1", 9}, {"slice", 10}};
   return options;
 }
 
@@ -31,19 +36,23 @@ TEST(WorkerOptions, SurviveTheCommandLine) {
   const auto received = parse_worker_arguments(std::span(arguments).subspan(1));
   ASSERT_TRUE(received);
   const WorkerOptions& options = received.value();
-  EXPECT_EQ(options.model_dir, sent.model_dir);
-  EXPECT_EQ(options.cpu.isa, "avx2");
-  EXPECT_EQ(options.cpu.threads, 3u);
-  EXPECT_TRUE(options.cpu.exact);
-  EXPECT_EQ(options.cpu.weights, model::WeightsMode::kInt8);
-  EXPECT_EQ(options.cpu.limits.rows_max, 128u);
-  EXPECT_EQ(options.cpu.limits.pages, 77u);
+  EXPECT_EQ(options.model_dirs, sent.model_dirs);
+  EXPECT_EQ(options.isa, "avx2");
+  EXPECT_EQ(options.threads, 3u);
   EXPECT_EQ(options.engine.requests_max, 9u);
   EXPECT_EQ(options.engine.chunk_tokens, 64u);
   EXPECT_EQ(options.engine.context_max, 2048u);
+  EXPECT_EQ(options.listen_host, "::1");
+  EXPECT_EQ(options.listen_port, 65535);
+  EXPECT_EQ(options.advertised_host, "mac.local");
+  EXPECT_EQ(options.host_id, "h");
+  EXPECT_TRUE(options.clear);
+  EXPECT_FALSE(options.shared_memory);
+  EXPECT_EQ(options.delay_us, 500u);
+  EXPECT_EQ(options.pace, 0.625);
   EXPECT_EQ(options.control_fd, 3);
-  EXPECT_EQ(options.arena_fd, 4);
   EXPECT_EQ(options.agent_pid, 4711);
+  EXPECT_EQ(options.kept, sent.kept);
 }
 
 TEST(WorkerOptions, BadArgumentsAreNamed) {

@@ -16,12 +16,10 @@
 namespace conclave::cluster {
 namespace {
 
-// Where the worker finds its descriptors; everything from kFirstClosedFd on is closed, because a
-// client's socket in a worker would keep that connection open after the server closed it.
+// Where the worker finds its descriptors; everything after them is closed, because a client's
+// socket in a worker would keep that connection open after the server closed it.
 constexpr int kControlFd = 3;
-constexpr int kArenaFd = 4;
-constexpr int kFirstClosedFd = 5;
-constexpr int kOutOfTheWay = 16;
+constexpr int kFirstKeptFd = 4;
 
 Error system_error(const std::string& what, int error) {
   return unavailable(what + ": " + std::strerror(error));
@@ -41,13 +39,16 @@ class SpawnParameters {
     posix_spawnattr_destroy(&attributes_);
   }
 
-  void set_descriptors(int control, int arena) {
+  void set_descriptors(int control, std::span<const FileDescriptor> kept) {
     CHECK(posix_spawn_file_actions_addopen(&actions_, 0, "/dev/null", O_RDONLY, 0) == 0);
     // Standard output belongs to the agent's user; a worker writes logs only.
     CHECK(posix_spawn_file_actions_adddup2(&actions_, 2, 1) == 0);
     CHECK(posix_spawn_file_actions_adddup2(&actions_, control, kControlFd) == 0);
-    CHECK(posix_spawn_file_actions_adddup2(&actions_, arena, kArenaFd) == 0);
-    CHECK(posix_spawn_file_actions_addclosefrom_np(&actions_, kFirstClosedFd) == 0);
+    int next = kFirstKeptFd;
+    for (const FileDescriptor& memory : kept) {
+      CHECK(posix_spawn_file_actions_adddup2(&actions_, memory.get(), next++) == 0);
+    }
+    CHECK(posix_spawn_file_actions_addclosefrom_np(&actions_, next) == 0);
   }
 
   // A process group of its own, so that Ctrl-C in a terminal reaches the agent alone, which then
@@ -81,47 +82,40 @@ class SpawnParameters {
   posix_spawnattr_t attributes_;
 };
 
-// A copy far above the numbers that the worker's descriptors get, so that placing one there cannot
-// overwrite the other.
-FileDescriptor copy_out_of_the_way(int fd) {
-  return FileDescriptor(fcntl(fd, F_DUPFD_CLOEXEC, kOutOfTheWay));
+// A copy above `lowest`, so that placing a descriptor cannot overwrite one that is still to come.
+FileDescriptor copy_above(int fd, int lowest) {
+  return FileDescriptor(fcntl(fd, F_DUPFD_CLOEXEC, lowest));
 }
 
 }  // namespace
 
-FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
-  if (this != &other) {
-    reset();
-    fd_ = other.release();
-  }
-  return *this;
-}
-
-int FileDescriptor::release() { return std::exchange(fd_, -1); }
-
-void FileDescriptor::reset() {
-  if (fd_ >= 0) ::close(release());
-}
-
 Result<WorkerProcess> WorkerProcess::spawn(const std::string& program, WorkerOptions options,
-                                           int arena_fd) {
+                                           const KeptMemory& kept) {
   std::array<int, 2> pair{};
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) {
     return system_error("cannot make the worker's socket", errno);
   }
   FileDescriptor ours(pair[0]);
   const FileDescriptor theirs_low(pair[1]);
-  const FileDescriptor theirs = copy_out_of_the_way(theirs_low.get());
-  const FileDescriptor arena = copy_out_of_the_way(arena_fd);
-  if (!theirs.open() || !arena.open() || fcntl(ours.get(), F_SETFL, O_NONBLOCK) != 0) {
+  const int lowest = kFirstKeptFd + static_cast<int>(kept.size());
+  const FileDescriptor theirs = copy_above(theirs_low.get(), lowest);
+  std::vector<FileDescriptor> memory;
+  bool copied = theirs.open();
+  int next = kFirstKeptFd;
+  options.kept.clear();
+  for (const auto& [name, fd] : kept) {
+    memory.push_back(copy_above(fd.get(), lowest));
+    copied = copied && memory.back().open();
+    options.kept[name] = next++;
+  }
+  if (!copied || fcntl(ours.get(), F_SETFL, O_NONBLOCK) != 0) {
     return system_error("cannot prepare the worker's descriptors", errno);
   }
 
   options.control_fd = kControlFd;
-  options.arena_fd = kArenaFd;
   options.agent_pid = getpid();
   SpawnParameters parameters;
-  parameters.set_descriptors(theirs.get(), arena.get());
+  parameters.set_descriptors(theirs.get(), memory);
   parameters.set_signals();
   const int pid = TRY(parameters.spawn(program, worker_arguments(options)));
 

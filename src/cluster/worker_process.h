@@ -1,42 +1,26 @@
-// One worker process: started with its two descriptors and nothing else of the agent's, killed and
-// reaped with the object.
+// One worker process: started with its socket, the memory kept for it and nothing else of the
+// agent's, killed and reaped with the object.
 #pragma once
 
-#include <span>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "base/result.h"
-#include "cluster/cluster.h"
+#include "cluster/worker_options.h"
 
 namespace conclave::cluster {
 
-// Owns a file descriptor.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor() { reset(); }
-
-  int get() const { return fd_; }
-  bool open() const { return fd_ >= 0; }
-  int release();
-  void reset();
-
- private:
-  int fd_ = -1;
-};
+// Shared memory that an agent keeps for its workers, by name.
+using KeptMemory = std::map<std::string, FileDescriptor>;
 
 class WorkerProcess {
  public:
-  // Runs `program` with worker_arguments(options); the worker finds its end of a new socket and a
-  // copy of `arena_fd` at the descriptors its arguments name.
+  // Runs `program` with worker_arguments(options); the worker finds its end of a new socket and
+  // copies of what is kept at the descriptors its arguments name.
   static Result<WorkerProcess> spawn(const std::string& program, WorkerOptions options,
-                                     int arena_fd);
+                                     const KeptMemory& kept);
 
   WorkerProcess(WorkerProcess&& other) noexcept;
   WorkerProcess& operator=(WorkerProcess&&) = delete;

@@ -9,9 +9,28 @@
 #include <string>
 
 #include "base/clock.h"
-#include "cluster/cluster.h"
 
 namespace conclave::cluster {
+
+struct SupervisorOptions {
+  Duration heartbeat_limit = std::chrono::seconds(2);  // no heartbeat: the worker is killed
+  // Loading without progress: killed. A tensor of many GB may come from a slow disk or a network.
+  Duration loading_limit = std::chrono::seconds(300);
+  // Busy without progress after that: killed. Progress is counted in operations, a few to a layer.
+  // The heaviest first one, a chunk of 512 tokens through a layer of a model with 32 billion active
+  // parameters, is half a TFLOP: 30 s are enough at 20 GFLOP/s, and machines with the memory for
+  // such a model do far more.
+  Duration progress_limit = std::chrono::seconds(30);
+  // Attention grows with the context, chunk by chunk: the limit is raised to so many times the
+  // longest operation that this worker has finished, up to `loading_limit`.
+  int progress_factor = 8;
+  Duration stable_after = std::chrono::seconds(10);  // ready so long: old failures are forgotten
+  Duration backoff_first = std::chrono::milliseconds(100);  // doubles; the first restart is at once
+  Duration backoff_max = std::chrono::seconds(5);
+  // Ends in a row before the worker was ready; then the agent has failed. A worker that was ready
+  // may have met a bad request: that request is given up, not the server.
+  int failures_max = 5;
+};
 
 class WorkerSupervisor {
  public:
@@ -38,6 +57,7 @@ class WorkerSupervisor {
   Phase phase() const { return phase_; }
   bool was_ready() const { return was_ready_; }
   std::uint64_t restarts() const { return spawns_ > 0 ? spawns_ - 1 : 0; }
+  std::uint64_t spawns() const { return spawns_; }         // the running worker is this one
   const std::string& failure() const { return failure_; }  // of kFailed
   const std::string& last_end() const { return last_end_; }
 

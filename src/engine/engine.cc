@@ -75,7 +75,8 @@ struct Engine::State {
       : backend(the_backend),
         text(the_text),
         limits(admission_limits(the_backend, options)),
-        scheduler(scheduler_limits(the_backend, options)) {
+        scheduling(scheduler_limits(the_backend, options)),
+        scheduler(scheduling) {
     std::size_t vocab_size = limits.vocab_size;
     if (text != nullptr) vocab_size = std::max(vocab_size, text->vocab_size());
     mask.resize((vocab_size + 31) / 32);
@@ -84,13 +85,19 @@ struct Engine::State {
   Result<TokenEvent> sample_token(Running& request, std::span<const float> logits);
   TokenEvent finish_row(RequestId id, std::span<const float> logits);
   void end_without_token(const Running& request, FinishReason finish);
+  void cancel(RequestId id);
 
   backend::Backend& backend;
   const text::TextModel* text;
   AdmissionLimits limits;
+  SchedulerLimits scheduling;
   Scheduler scheduler;
+  Ranks ranks;
   std::unordered_map<RequestId, Running> running;
-  std::vector<TokenEvent> ended;    // between steps: the next step() returns them
+  std::vector<TokenEvent> ended;  // between steps: the next step() returns them
+  // A planned step that no epoch has finished yet, and the cancels that wait for it.
+  const PlannedStep* unfinished = nullptr;
+  std::vector<RequestId> cancels;
   std::vector<std::uint32_t> mask;  // scratch: one bit an id
   EngineStats stats;
 };
@@ -195,36 +202,65 @@ Result<void> Engine::admit(Request request) {
   return {};
 }
 
+void Engine::State::cancel(RequestId id) {
+  const auto found = running.find(id);
+  if (found == running.end()) return;
+  end_without_token(found->second, FinishReason::kCancelled);
+  scheduler.remove(id);
+  running.erase(found);
+}
+
 void Engine::cancel(RequestId id) {
   State& s = *state_;
-  const auto found = s.running.find(id);
-  if (found == s.running.end()) return;
-  s.end_without_token(found->second, FinishReason::kCancelled);
-  s.scheduler.remove(id);
-  s.running.erase(found);
+  if (s.unfinished == nullptr) {
+    s.cancel(id);
+  } else if (s.running.contains(id)) {
+    s.cancels.push_back(id);
+  }
 }
 
 bool Engine::idle() const { return state_->running.empty() && state_->ended.empty(); }
 
-std::vector<TokenEvent> Engine::step(const std::function<void()>& advanced) {
+void Engine::set_group(collective::Group* group, Division division) {
   State& s = *state_;
-  std::vector<TokenEvent> events = std::exchange(s.ended, {});
-  const PlannedStep& planned = s.scheduler.plan();
-  if (planned.empty()) return events;
+  if (group != nullptr) CHECK(check_division(division, *group, s.backend));
+  s.ranks = {.group = group, .division = std::move(division)};
+}
 
-  const std::span<const float> logits =
-      run_step(s.backend, planned.step(), {.forced = {}, .chosen = {}, .advanced = advanced});
+Result<std::vector<TokenEvent>> Engine::step(const std::function<void()>& advanced) {
+  State& s = *state_;
+  if (s.unfinished == nullptr) {
+    const PlannedStep& next = s.scheduler.plan();
+    if (next.empty()) return std::exchange(s.ended, {});
+    s.unfinished = &next;
+  }
+  const PlannedStep& planned = *s.unfinished;
+  const std::span<const float> logits = TRY(run_step(
+      s.backend, s.ranks, planned.step(), {.forced = {}, .chosen = {}, .advanced = advanced}));
+  s.unfinished = nullptr;
   ++s.stats.steps;
   s.stats.prompt_tokens += planned.prefill_rows;
+  for (const RequestId id : std::exchange(s.cancels, {})) s.cancel(id);
 
+  std::vector<TokenEvent> events = std::exchange(s.ended, {});
   const std::size_t vocab_size = s.limits.vocab_size;
   const std::span<const RequestId> requests = planned.head_requests;
   CHECK(logits.size() == requests.size() * vocab_size);
   for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (!s.running.contains(requests[i])) continue;  // cancelled after the step was planned
     events.push_back(s.finish_row(requests[i], logits.subspan(i * vocab_size, vocab_size)));
     if (advanced) advanced();
   }
   return events;
+}
+
+void Engine::reset() {
+  State& s = *state_;
+  s.scheduler = Scheduler(s.scheduling);
+  s.running.clear();
+  s.ended.clear();
+  s.cancels.clear();
+  s.unfinished = nullptr;
 }
 
 std::optional<std::pair<std::size_t, std::size_t>> Engine::prefill_progress(RequestId id) const {

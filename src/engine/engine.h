@@ -2,7 +2,9 @@
 //
 //   engine::Engine engine(backend, &text, options);
 //   TRY(engine.admit(request));
-//   while (!engine.idle()) for (const TokenEvent& event : engine.step()) ...
+//   while (!engine.idle()) for (const TokenEvent& event : TRY(engine.step())) ...
+//
+// With several ranks an Engine runs on rank 0; the others call follow_step() of engine/step.h.
 //
 // Threads: one thread calls an Engine. It reads no clock and no random numbers: every choice is a
 // function of the requests, so the same requests give the same tokens.
@@ -20,6 +22,7 @@
 #include "backend/backend.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "engine/step.h"
 #include "text/text.h"
 
 namespace conclave::engine {
@@ -97,13 +100,25 @@ class Engine {
   // model. A request whose log is already complete ends at the next step() without a token. A
   // grammar is compiled here, after every other check: it may take seconds.
   Result<void> admit(Request request);
-  void cancel(RequestId id);  // frees its slot before the next step; unknown ids are ignored
+  // Frees its slot before the next step; its kCancelled comes with the next step()'s events.
+  // Unknown ids are ignored.
+  void cancel(RequestId id);
   bool idle() const;
+
+  // From the next step on, other ranks take part: a new epoch. Between steps. `group` must outlive
+  // its use, check_division() must hold; null: this rank is alone, as it is at first.
+  void set_group(collective::Group* group, Division division);
 
   // Runs one forward pass and samples. Prefill chunks and decode rows share a step; a long prompt
   // delays others by one chunk at most. `advanced` is called after each operation of the pass
   // (several a layer) and after each sampled token.
-  std::vector<TokenEvent> step(const std::function<void()>& advanced = {});
+  //
+  // An error is the group's: the epoch is over. Nothing was sampled, and no event is lost: the next
+  // step() runs the same rows again, in the group that is set by then. Until that succeeds, what
+  // cancel() asks for waits, because the rows' pages are still to be written.
+  Result<std::vector<TokenEvent>> step(const std::function<void()>& advanced = {});
+  // Drops all requests and events, without an event: they will be admitted again.
+  void reset();
   // {prefilled, to prefill in all} tokens of a request, for progress; nullopt when unknown.
   std::optional<std::pair<std::size_t, std::size_t>> prefill_progress(RequestId id) const;
 

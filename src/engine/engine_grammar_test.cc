@@ -92,7 +92,9 @@ class EngineGrammar : public testing::Test {
       return answer;
     }
     while (!engine.idle()) {
-      for (const TokenEvent& event : engine.step()) {
+      const auto events = engine.step();
+      EXPECT_TRUE(events);
+      for (const TokenEvent& event : *events) {
         if (event.token) answer.tokens.push_back(*event.token);
         answer.finish = event.finish;
         answer.error = event.error;

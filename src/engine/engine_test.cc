@@ -45,6 +45,13 @@ void take(std::span<const TokenEvent> events, std::map<RequestId, Answer>& answe
   }
 }
 
+// The events of a step that cannot fail: the rank is alone.
+std::vector<TokenEvent> stepped(Engine& engine) {
+  auto events = engine.step();
+  EXPECT_TRUE(events);
+  return *std::move(events);
+}
+
 // The answer of a request that has the engine to itself.
 Answer run_alone(const Request& request, const FakeOptions& options = {},
                  std::size_t chunk_tokens = 16) {
@@ -54,7 +61,7 @@ Answer run_alone(const Request& request, const FakeOptions& options = {},
   const auto admitted = engine.admit(request);
   EXPECT_TRUE(admitted);
   for (int step = 0; step < 10'000 && !engine.idle(); ++step) {
-    take(engine.step(), answers, request.generated.size());
+    take(stepped(engine), answers, request.generated.size());
   }
   EXPECT_TRUE(engine.idle());
   EXPECT_EQ(engine.stats().pages_used, 0u);
@@ -115,7 +122,7 @@ TEST(Engine, LogprobsReachTheEvents) {
   Request request = make_request(1, 1, 4, 1);
   request.sampling.top_logprobs = 3;
   ASSERT_TRUE(engine.admit(request));
-  const auto events = engine.step();
+  const auto events = stepped(engine);
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].top.size(), 3u);
   EXPECT_LT(events[0].logprob, 0.0f);
@@ -138,7 +145,7 @@ TEST(Engine, CancelFreesItsPagesAndSaysSo) {
   FakeBackend backend;
   Engine engine(backend, nullptr, {.chunk_tokens = 16});
   ASSERT_TRUE(engine.admit(make_request(1, 1, 100, 100)));
-  engine.step();
+  stepped(engine);
   EXPECT_GT(engine.stats().pages_used, 0u);
   EXPECT_EQ(engine.prefill_progress(RequestId{1}), (std::pair<std::size_t, std::size_t>(16, 100)));
   engine.cancel(RequestId{1});
@@ -147,12 +154,12 @@ TEST(Engine, CancelFreesItsPagesAndSaysSo) {
   EXPECT_EQ(engine.stats().pages_used, 0u);
   EXPECT_FALSE(engine.prefill_progress(RequestId{1}));
   EXPECT_FALSE(engine.idle());  // the event is still to be fetched
-  const auto events = engine.step();
+  const auto events = stepped(engine);
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].finish, FinishReason::kCancelled);
   EXPECT_FALSE(events[0].token);
   EXPECT_TRUE(engine.idle());
-  EXPECT_TRUE(engine.step().empty());
+  EXPECT_TRUE(stepped(engine).empty());
   EXPECT_EQ(engine.stats().steps, 1u);
 }
 
@@ -168,7 +175,7 @@ TEST(Engine, NanEndsItsRequestAlone) {
   ASSERT_TRUE(engine.admit(bad));
   ASSERT_TRUE(engine.admit(good));
   std::map<RequestId, Answer> answers;
-  while (!engine.idle()) take(engine.step(), answers);
+  while (!engine.idle()) take(stepped(engine), answers);
   EXPECT_EQ(answers[RequestId{1}].finish, FinishReason::kError);
   EXPECT_TRUE(answers[RequestId{1}].tokens.empty());
   EXPECT_EQ(answers[RequestId{1}].error,
@@ -205,7 +212,7 @@ TEST(Engine, CompleteLogEndsWithoutAStep) {
   stopped.stop_ids = {TokenId{2}};
   ASSERT_TRUE(engine.admit(full));
   ASSERT_TRUE(engine.admit(stopped));
-  const auto events = engine.step();
+  const auto events = stepped(engine);
   ASSERT_EQ(events.size(), 2u);
   EXPECT_EQ(events[0].finish, FinishReason::kLength);
   EXPECT_EQ(events[0].index, 3u);
@@ -221,7 +228,7 @@ TEST(Engine, PromptChunksLieAtMultiples) {
   for (std::uint64_t id = 0; id < 6; ++id) {
     ASSERT_TRUE(engine.admit(make_request(id, id, 10 + 23 * id, 8)));
   }
-  while (!engine.idle()) engine.step();
+  while (!engine.idle()) stepped(engine);
   for (const FakeBackend::Chunk& chunk : backend.chunks) {
     if (chunk.n_rows == 1) continue;  // a decode row, or a last chunk of one row
     EXPECT_EQ(chunk.position % 16, 0u);
@@ -234,11 +241,11 @@ TEST(Engine, LongPromptDelaysAnAnswerByOneChunk) {
   FakeBackend backend({.limits = {.rows_max = 16, .pages = 64}});
   Engine engine(backend, nullptr, {.chunk_tokens = 16});
   ASSERT_TRUE(engine.admit(make_request(1, 1, 5, 100)));
-  engine.step();
+  stepped(engine);
   ASSERT_TRUE(engine.admit(make_request(2, 2, 1000, 2)));
   std::size_t rows_between = 0;
   for (int step = 0; step < 60; ++step) {
-    const auto events = engine.step();
+    const auto events = stepped(engine);
     rows_between += backend.rows_of_steps.back();
     for (const TokenEvent& event : events) {
       if (event.request != RequestId{1}) continue;
@@ -275,7 +282,7 @@ void run_schedule(std::uint64_t seed) {
     while (next < requests.size() && random.next() % 3 == 0) {
       ASSERT_TRUE(engine.admit(requests[next++]));
     }
-    take(engine.step(), answers);
+    take(stepped(engine), answers);
     if (next > 0 && random.next() % 40 == 0) {
       cancelled.push_back(requests[random.next() % next].id);
       engine.cancel(cancelled.back());

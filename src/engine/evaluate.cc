@@ -104,6 +104,7 @@ Result<void> evaluate(backend::Backend& backend, std::span<const TokenId> ids,
   const std::size_t chunk_tokens = std::min(options.chunk_tokens, backend.limits().rows_max);
   std::vector<backend::PageIndex> pages(pages_for(ids.size()));
   std::iota(pages.begin(), pages.end(), backend::PageIndex{0});
+  Ranks alone;
 
   for (std::size_t begin = 0; begin < ids.size(); begin += chunk_tokens) {
     const std::size_t n_rows = std::min(chunk_tokens, ids.size() - begin);
@@ -128,10 +129,10 @@ Result<void> evaluate(backend::Backend& backend, std::span<const TokenId> ids,
       };
     }
 
-    const std::span<const float> logits = run_step(
-        backend,
+    const std::span<const float> logits = TRY(run_step(
+        backend, alone,
         {.tokens = ids.subspan(begin, n_rows), .sequences = {&rows, 1}, .head_rows = head_rows},
-        hooks);
+        hooks));
     CHECK(logits.size() == n_rows * config.vocab_size);
     for (std::size_t i = 0; i < n_rows; ++i) {
       row({.position = begin + i,

@@ -1,5 +1,5 @@
-// A Backend for tests: a "model" whose logits are a hash of the tokens that a row attends to. It
-// reads them through the pages of its step, as attention does, and checks that
+// A Backend for tests of one rank: a "model" whose logits are a hash of the tokens that a row
+// attends to. It reads them through the pages of its step, as attention does, and checks that
 //   - operations come in the order of a step
 //   - rows that a step begins from are those of its tokens
 //   - every position is written before it is read and read as its own sequence wrote it (so no page
@@ -43,6 +43,7 @@ class FakeBackend : public backend::Backend {
     config_.n_experts = kExperts;
     config_.experts_per_token = kExpertsPerToken;
     config_.max_positions = options.max_positions;
+    slice_ = model::Slice::whole(config_);
   }
 
   const model::ModelConfig& config() const override { return config_; }
@@ -58,14 +59,14 @@ class FakeBackend : public backend::Backend {
   }
 
   // Of a step that has just begun: the layers of this model leave no rows to look at.
-  std::span<const float> residual() override {
+  std::span<float> hidden() override {
     EXPECT_EQ(next_, kAttention);
     EXPECT_EQ(layer_, 0u);
-    residual_.assign(step_.tokens.size() * config_.hidden_size, 0.0f);
+    rows_.assign(step_.tokens.size() * config_.hidden_size, 0.0f);
     for (std::size_t row = 0; row < step_.tokens.size(); ++row) {
-      residual_[row * config_.hidden_size] = embedding_of(step_.tokens[row]);
+      rows_[row * config_.hidden_size] = embedding_of(step_.tokens[row]);
     }
-    return residual_;
+    return rows_;
   }
 
   void embed(const backend::Step& step) override {
@@ -112,6 +113,11 @@ class FakeBackend : public backend::Backend {
     return {experts_, weights_};
   }
 
+  void set_routing(LayerId, const backend::Routing& routing) override {
+    experts_.assign(routing.experts.begin(), routing.experts.end());
+    weights_.assign(routing.weights.begin(), routing.weights.end());
+  }
+
   void feed_forward(LayerId layer) override {
     ASSERT_EQ(next_, kFeedForward);
     ASSERT_EQ(layer.value, layer_);
@@ -124,7 +130,7 @@ class FakeBackend : public backend::Backend {
     expect(kAddFeedForward, layer_);
   }
 
-  std::span<float> partial() override { return {}; }
+  std::span<const float> partial(std::size_t) override { return {}; }
 
   void add_partial() override {
     if (next_ == kAddAttention) return expect(kFeedForward, layer_);
@@ -133,8 +139,8 @@ class FakeBackend : public backend::Backend {
     expect(kAttention, layer_ + 1);
   }
 
-  std::span<const float> head() override {
-    EXPECT_EQ(next_, kHead);
+  void head() override {
+    ASSERT_EQ(next_, kHead);
     logits_.clear();
     for (const std::uint32_t row : step_.head_rows) {
       SplitMix random(hidden_[row]);
@@ -146,8 +152,12 @@ class FakeBackend : public backend::Backend {
       }
     }
     expect(kEmbed, 0);
-    return logits_;
   }
+  std::span<const float> logits(std::size_t) override { return logits_; }
+
+  std::span<const model::Slice> slices() const override { return {&slice_, 1}; }
+  void activate(std::span<const std::size_t> slices) override { ASSERT_EQ(slices.size(), 1u); }
+  std::span<const std::size_t> active() const override { return {&active_, 1}; }
 
   // What the test may look at.
   struct Chunk {
@@ -202,13 +212,15 @@ class FakeBackend : public backend::Backend {
 
   FakeOptions options_;
   model::ModelConfig config_;
+  model::Slice slice_;
+  std::size_t active_ = 0;
   std::vector<Slot> slots_;
   std::uint64_t n_sequences_ = 0;
   Operation next_ = kEmbed;
   std::size_t layer_ = 0;
   backend::Step step_;
   std::vector<std::uint64_t> hidden_;
-  std::vector<float> residual_;
+  std::vector<float> rows_;
   std::vector<ExpertId> experts_;
   std::vector<float> weights_;
   std::vector<float> logits_;

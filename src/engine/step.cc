@@ -1,54 +1,241 @@
 #include "engine/step.h"
 
-#include <cstdint>
+#include <algorithm>
+#include <string>
 
+#include "base/check.h"
+#include "engine/step_message.h"
 #include "model/model.h"
 
 namespace conclave::engine {
 namespace {
 
-void advance(const StepHooks& hooks) {
-  if (hooks.advanced) hooks.advanced();
+// One rank's pass over the layers.
+struct Pass {
+  backend::Backend& backend;
+  Ranks& ranks;
+  const StepHooks& hooks;
+  std::uint32_t step = 0;  // its number in the epoch
+
+  void advance() const {
+    if (hooks.advanced) hooks.advanced();
+  }
+};
+
+// The active slice of one of this rank's virtual ranks.
+std::size_t active_slice(const Division& division, std::size_t own_index) {
+  const bool after = division.attention_replicated && own_index >= division.attention_slice;
+  return own_index + (after ? 1 : 0);
 }
 
-void route(backend::Backend& backend, LayerId layer, std::size_t moe_layer,
-           const StepHooks& hooks) {
+// Kept: the backend may reuse its routing's memory for the experts' pass.
+backend::Routing route(const Pass& pass, LayerId layer, std::size_t moe_layer) {
   std::span<const ExpertId> forced;
-  if (hooks.forced) forced = hooks.forced(moe_layer);
-  const backend::Routing routing = backend.route(layer, forced);
-  if (hooks.chosen) hooks.chosen(moe_layer, routing);
-  advance(hooks);
+  if (pass.hooks.forced) forced = pass.hooks.forced(moe_layer);
+  backend::Routing routing = pass.backend.route(layer, forced);
+  if (pass.hooks.chosen) pass.hooks.chosen(moe_layer, routing);
+  if (pass.ranks.group != nullptr) {
+    Ranks::Room& room = pass.ranks.room;
+    room.experts.assign(routing.experts.begin(), routing.experts.end());
+    room.weights.assign(routing.weights.begin(), routing.weights.end());
+    routing = {room.experts, room.weights};
+  }
+  pass.advance();
+  return routing;
 }
 
-}  // namespace
+Result<void> check_routing(const model::ModelConfig& config, std::span<const ExpertId> experts) {
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const bool ascends = i % config.experts_per_token == 0 || experts[i - 1] < experts[i];
+    if (ascends && experts[i].value < config.n_experts) continue;
+    return corrupt("expert " + std::to_string(experts[i].value) + " at place " +
+                   std::to_string(i % config.experts_per_token) + " of a row");
+  }
+  return {};
+}
 
-// hidden = Embedding(tokens)
+// hidden += the partial sums of all virtual ranks, on all ranks.
+Result<void> exchange(const Pass& pass, LayerId layer, wire::Phase phase,
+                      const backend::Routing& routing) {
+  backend::Backend& backend = pass.backend;
+  const Division& division = pass.ranks.division;
+  const std::span<float> hidden = backend.hidden();
+  collective::RoutingCheck check{routing.experts, routing.weights, {}};
+  check.recompute = [&](std::span<const ExpertId> experts,
+                        std::span<const float> weights) -> Result<void> {
+    TRY(check_routing(backend.config(), experts));
+    backend.set_routing(layer, {experts, weights});
+    backend.feed_forward(layer);
+    CHECK(backend.hidden().data() == hidden.data());
+    return {};
+  };
+  return pass.ranks.group->exchange(
+      {.step = pass.step, .layer = layer.value, .phase = phase},
+      [&](std::size_t own_index) { return backend.partial(active_slice(division, own_index)); },
+      hidden, routing.experts.empty() ? nullptr : &check);
+}
+
+Result<void> add_attention(const Pass& pass, LayerId layer) {
+  backend::Backend& backend = pass.backend;
+  const Division& division = pass.ranks.division;
+  if (pass.ranks.group == nullptr) {
+    backend.add_partial();
+  } else if (division.attention_replicated) {
+    const std::span<float> hidden = backend.hidden();
+    const std::span<const float> partial = backend.partial(division.attention_slice);
+    CHECK(partial.size() == hidden.size());
+    for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += partial[i];
+  } else {
+    TRY(exchange(pass, layer, wire::Phase::kAttention, {}));
+  }
+  return {};
+}
+
+Result<void> add_feed_forward(const Pass& pass, LayerId layer, const backend::Routing& routing) {
+  if (pass.ranks.group != nullptr) {
+    return exchange(pass, layer, wire::Phase::kFeedForward, routing);
+  }
+  pass.backend.add_partial();
+  return {};
+}
+
 // for each layer:
 //   hidden += Attention(RMSNorm(hidden))
 //   hidden += FeedForward(RMSNorm(hidden))    dense in the first layers, then K experts of many
-// logits = Head(RMSNorm(hidden))
-std::span<const float> run_step(backend::Backend& backend, const backend::Step& step,
-                                const StepHooks& hooks) {
+Result<void> run_layers(const Pass& pass) {
+  backend::Backend& backend = pass.backend;
   const model::ModelConfig& config = backend.config();
   std::size_t moe_layer = 0;
 
-  backend.embed(step);
-  advance(hooks);
   for (std::size_t i = 0; i < config.n_layers; ++i) {
     const LayerId layer{static_cast<std::uint16_t>(i)};
 
     backend.attention(layer);
-    backend.add_partial();
-    advance(hooks);
+    TRY(add_attention(pass, layer));
+    pass.advance();
 
-    if (config.is_moe(layer)) route(backend, layer, moe_layer++, hooks);
+    backend::Routing routing;
+    if (config.is_moe(layer)) routing = route(pass, layer, moe_layer++);
     backend.feed_forward(layer);
-    backend.add_partial();
-    advance(hooks);
+    TRY(add_feed_forward(pass, layer, routing));
+    pass.advance();
   }
-  const std::span<const float> logits = backend.head();
-  advance(hooks);
-  return logits;
+  return {};
+}
+
+// Collects the shares of the vocabulary; rank 0's room then has the logits [head_rows, vocab].
+Result<void> gather_logits(const Pass& pass, std::size_t n_head_rows) {
+  const Division& division = pass.ranks.division;
+  std::vector<float>& logits = pass.ranks.room.logits;
+  const std::size_t vocab_size = pass.backend.config().vocab_size;
+  if (pass.ranks.group->rank() == 0) logits.resize(n_head_rows * vocab_size);
+  return pass.ranks.group->gather_head(
+      pass.step,
+      [&](std::size_t own_index) { return pass.backend.logits(active_slice(division, own_index)); },
+      [&](std::size_t virtual_rank, std::span<const float> share) -> Result<void> {
+        const kernels::Range vocab = division.vocab_of_virtual_rank[virtual_rank];
+        if (share.size() != n_head_rows * vocab.size()) {
+          return corrupt(std::to_string(share.size()) + " numbers for " +
+                         std::to_string(n_head_rows) + " rows of " + std::to_string(vocab.size()));
+        }
+        for (std::size_t row = 0; row < n_head_rows && vocab.size() > 0; ++row) {
+          std::ranges::copy(
+              share.subspan(row * vocab.size(), vocab.size()),
+              logits.begin() + static_cast<std::ptrdiff_t>(row * vocab_size + vocab.begin));
+        }
+        return {};
+      });
+}
+
+// Whether there is only one virtual rank, rank 0's: its logits need no copy.
+bool has_whole_head(const Ranks& ranks) { return ranks.group->virtual_ranks().size() == 1; }
+
+}  // namespace
+
+Result<void> check_division(const Division& division, const collective::Group& group,
+                            const backend::Backend& backend) {
+  const std::size_t n_virtual_ranks = group.virtual_ranks().size();
+  const auto& vocab = division.vocab_of_virtual_rank;
+  if (vocab.size() != n_virtual_ranks) {
+    return invalid_input("vocabulary shares of " + std::to_string(vocab.size()) +
+                         " virtual ranks; the layout has " + std::to_string(n_virtual_ranks));
+  }
+  std::size_t end = 0;
+  for (const kernels::Range& share : vocab) {
+    if (share.begin != end || share.end < end) {
+      return invalid_input("vocabulary share " + std::to_string(share.begin) + " to " +
+                           std::to_string(share.end) + " after one that ends at " +
+                           std::to_string(end));
+    }
+    end = share.end;
+  }
+  if (end != backend.config().vocab_size) {
+    return invalid_input("vocabulary shares end at " + std::to_string(end) + " of " +
+                         std::to_string(backend.config().vocab_size));
+  }
+  const std::size_t n_active = backend.active().size();
+  const std::size_t expected = group.own().size() + (division.attention_replicated ? 1 : 0);
+  if (n_active != expected ||
+      (division.attention_replicated && division.attention_slice >= n_active)) {
+    return invalid_input(std::to_string(n_active) + " active slices; this rank's division has " +
+                         std::to_string(expected));
+  }
+  for (std::size_t i = 0; i < group.own().size(); ++i) {
+    const std::size_t slice = backend.active()[active_slice(division, i)];
+    if (backend.slices()[slice].vocab == vocab[group.own()[i]]) continue;
+    return invalid_input("virtual rank " + std::to_string(group.own()[i]) +
+                         " has another share of the vocabulary than slice " +
+                         std::to_string(slice));
+  }
+  return {};
+}
+
+// hidden = Embedding(tokens)
+// the layers
+// logits = Head(RMSNorm(hidden))
+Result<std::span<const float>> run_step(backend::Backend& backend, Ranks& ranks,
+                                        const backend::Step& step, const StepHooks& hooks) {
+  const Pass pass{backend, ranks, hooks, ranks.n_steps++};
+
+  backend.embed(step);
+  if (ranks.group != nullptr) {
+    encode_step(step, ranks.room.description);
+    TRY(ranks.group->send_step(pass.step, ranks.room.description, backend.hidden()));
+  }
+  pass.advance();
+  TRY(run_layers(pass));
+  backend.head();
+  pass.advance();
+  if (ranks.group == nullptr) return backend.logits(0);
+  if (has_whole_head(ranks)) return backend.logits(active_slice(ranks.division, 0));
+  if (!step.head_rows.empty()) TRY(gather_logits(pass, step.head_rows.size()));
+  return std::span<const float>(ranks.room.logits)
+      .first(step.head_rows.size() * backend.config().vocab_size);
+}
+
+Result<void> follow_step(backend::Backend& backend, Ranks& ranks, const StepHooks& hooks) {
+  CHECK(ranks.group != nullptr);
+  const model::ModelConfig& config = backend.config();
+  const auto message = TRY(ranks.group->receive_step());
+  const DecodedStep decoded =
+      TRY(decode_step(message.description, {.rows_max = backend.limits().rows_max,
+                                            .pages = backend.limits().pages,
+                                            .positions = config.max_positions,
+                                            .vocab_size = config.vocab_size}));
+  if (message.residual.size() != decoded.tokens.size() * config.hidden_size) {
+    return corrupt("a step of " + std::to_string(decoded.tokens.size()) + " rows with " +
+                   std::to_string(message.residual.size()) + " numbers of embeddings");
+  }
+  ++ranks.n_steps;
+  const Pass pass{backend, ranks, hooks, message.step};
+
+  backend.begin(decoded.step(), message.residual);
+  pass.advance();
+  TRY(run_layers(pass));
+  backend.head();
+  pass.advance();
+  if (decoded.head_rows.empty()) return {};
+  return gather_logits(pass, decoded.head_rows.size());
 }
 
 }  // namespace conclave::engine

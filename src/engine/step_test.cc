@@ -17,10 +17,12 @@ TEST(Step, RunsAllLayersAndGivesTheWantedLogits) {
   const backend::SequenceRows rows{.first_row = 0, .n_rows = 3, .position = 0, .pages = pages};
   const std::array<std::uint32_t, 2> head_rows{0, 2};
 
+  Ranks alone;
   const auto logits =
-      run_step(backend, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = head_rows});
-  EXPECT_EQ(logits.size(), 2 * FakeBackend::kVocab);
-  EXPECT_NE(logits[0], logits[FakeBackend::kVocab]);
+      run_step(backend, alone, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = head_rows});
+  ASSERT_TRUE(logits);
+  EXPECT_EQ(logits->size(), 2 * FakeBackend::kVocab);
+  EXPECT_NE((*logits)[0], (*logits)[FakeBackend::kVocab]);
 }
 
 TEST(Step, HooksSeeEachMoeLayerOnce) {
@@ -40,7 +42,9 @@ TEST(Step, HooksSeeEachMoeLayerOnce) {
     ASSERT_EQ(routing.experts.size(), 2u);
     EXPECT_EQ(routing.experts[1].value, moe_layer == 1 ? 4 : 7);
   };
-  run_step(backend, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}}, hooks);
+  Ranks alone;
+  ASSERT_TRUE(run_step(backend, alone, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}},
+                       hooks));
   EXPECT_EQ(layers, (std::vector<std::size_t>{0, 1}));
 }
 
@@ -52,7 +56,9 @@ TEST(Step, AdvancesWithEveryOperation) {
   std::size_t n_advanced = 0;
   StepHooks hooks;
   hooks.advanced = [&] { ++n_advanced; };
-  run_step(backend, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}}, hooks);
+  Ranks alone;
+  ASSERT_TRUE(run_step(backend, alone, {.tokens = tokens, .sequences = {&rows, 1}, .head_rows = {}},
+                       hooks));
   const model::ModelConfig& config = backend.config();
   // Embedding and head; attention and feed-forward of each layer; the routers.
   EXPECT_EQ(n_advanced, 2 + 2 * config.n_layers + config.n_moe_layers());

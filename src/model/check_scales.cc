@@ -40,9 +40,9 @@ constexpr auto is_bad_f32 = [](std::uint32_t bits) { return (bits & 0x7f800000u)
 constexpr auto is_bad_e4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
-                std::size_t width) {
-  return corrupt(std::string(label) + std::string(suffix) + ": [" + std::to_string(index / width) +
-                 ", " + std::to_string(index % width) +
+                std::size_t width, std::size_t first_row) {
+  return corrupt(std::string(label) + std::string(suffix) + ": [" +
+                 std::to_string(first_row + index / width) + ", " + std::to_string(index % width) +
                  "] is NaN or infinite, expected a finite number");
 }
 
@@ -63,19 +63,21 @@ std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix)
   return std::nullopt;
 }
 
-Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label) {
+Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label,
+                          std::size_t first_row) {
   if (matrix.format == kernels::SourceFormat::kInt4Group) {
     if (const auto bad = first_bad<std::uint16_t>(matrix.scales, is_bad_bf16)) {
-      return bad_value(label, ".weight_scale", *bad, matrix.cols / kernels::kGroup);
+      return bad_value(label, ".weight_scale", *bad, matrix.cols / kernels::kGroup, first_row);
     }
   }
   if (matrix.format == kernels::SourceFormat::kFp8Block) {
     const std::size_t blocks = (matrix.cols + kernels::kFp8BlockSize - 1) / kernels::kFp8BlockSize;
     if (const auto bad = first_bad<std::uint32_t>(matrix.scales, is_bad_f32)) {
-      return bad_value(label, ".weight_scale_inv", *bad, blocks);
+      return bad_value(label, ".weight_scale_inv", *bad, blocks,
+                       first_row / kernels::kFp8BlockSize);
     }
     if (const auto bad = first_bad<std::uint8_t>(matrix.weights, is_bad_e4m3)) {
-      return bad_value(label, ".weight", *bad, matrix.cols);
+      return bad_value(label, ".weight", *bad, matrix.cols, first_row);
     }
   }
   return {};

@@ -138,7 +138,11 @@ struct Slice {
   Range vocab;            // of vocab_size, in units of 32; lm_head rows
   bool embedding = true;  // only rank 0 holds the embedding
   static Slice whole(const ModelConfig& config);
+  bool operator==(const Slice&) const = default;
 };
+// Whether the ranges lie within the model and on unit boundaries: of a slice that somebody sent.
+// Everything else CHECKs it.
+Result<void> check_slice(const ModelConfig& config, const Slice& slice);
 
 struct MatrixSlice {
   Range rows;
@@ -148,6 +152,7 @@ struct MatrixSlice {
 MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight);
 
 enum class WeightsMode : std::uint8_t;
+struct FileRange;
 struct ModelReport;
 
 class ModelSource {
@@ -161,6 +166,8 @@ class ModelSource {
   const ModelConfig& config() const;
   const std::filesystem::path& dir() const;
 
+  // Whether `matrix` may be called so. Any values are legal.
+  bool has(LayerId layer, Weight weight, ExpertId expert = {}) const;
   // `layer` is ignored for kEmbedding and kHead, `expert` for all but kExpert*.
   // CHECKs that the model has this weight (e.g. no kRouter in a dense layer).
   kernels::SourceMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) const;
@@ -172,12 +179,12 @@ class ModelSource {
   std::string label(LayerId layer, Weight weight, ExpertId expert = {}) const;
   // What only reading the weight's bytes shows: NaN and infinity in plain weights, `check_scales`,
   // and weight_shape. Opening did it for checkpoints below kCheckAtOpenBytes, and this returns at
-  // once; of larger ones the loader checks each matrix that it reads, because opening would have to
+  // once; of larger ones the loader checks the rows that it reads, because opening would have to
   // read the disk twice.
-  Result<void> check(LayerId layer, Weight weight, ExpertId expert = {}) const;
+  Result<void> check(LayerId layer, Weight weight, ExpertId expert, Range rows) const;
 
-  // Releases the file pages behind a matrix; call after packing it.
-  void drop(const kernels::SourceMatrix& matrix) const;
+  // Releases the file pages behind some rows of a matrix; call after packing them.
+  void drop(const kernels::SourceMatrix& matrix, Range rows) const;
 
   std::uint64_t file_bytes() const;
   // A hash of config.json, the tensor table (names, shapes, types), the first 64 bytes of every
@@ -188,6 +195,7 @@ class ModelSource {
 
  private:
   friend ModelReport inspect(const ModelSource& source, WeightsMode mode);
+  friend Result<std::vector<FileRange>> skeleton(const ModelSource& source);
   struct State;
   explicit ModelSource(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
@@ -196,8 +204,23 @@ class ModelSource {
 inline constexpr std::uint64_t kCheckAtOpenBytes = std::uint64_t{1} << 30;
 
 // No scale is NaN or infinite and no FP8 weight is NaN; reads all scales, and all weights of FP8.
-// `label` as ModelSource::label gives it.
-Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label);
+// `label` as ModelSource::label gives it; `first_row`: where the matrix begins in that of the file.
+Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label,
+                          std::size_t first_row = 0);
+
+// Some bytes of one of the files of a checkpoint folder.
+struct FileRange {
+  std::string file;  // its name in the folder
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t file_bytes = 0;  // of the whole file
+  bool operator==(const FileRange&) const = default;
+};
+// All that ModelSource::open, its fingerprint and the tokenizer need, without the matrices: a
+// folder of sparse files with these ranges filled opens like the whole one. By file and offset, no
+// two ranges of a file adjacent. Some 60 MB for Kimi K2. A machine that gets its weights from a
+// peer has such a folder.
+Result<std::vector<FileRange>> skeleton(const ModelSource& source);
 
 // The choice of `--weights`.
 enum class WeightsMode : std::uint8_t {

@@ -7,10 +7,14 @@ namespace {
 
 constexpr std::size_t kUnit = 32;  // columns and vocabulary rows that are never divided
 
+bool is_valid(Range range, std::size_t size, std::size_t unit) {
+  return range.begin <= range.end && range.end <= size &&
+         (range.begin % unit == 0 || range.begin == size) &&
+         (range.end % unit == 0 || range.end == size);
+}
+
 Range checked(Range range, std::size_t size, std::size_t unit) {
-  CHECK(range.begin <= range.end && range.end <= size);
-  CHECK(range.begin % unit == 0 || range.begin == size);
-  CHECK(range.end % unit == 0 || range.end == size);
+  CHECK(is_valid(range, size, unit));
   return range;
 }
 
@@ -27,6 +31,21 @@ Slice Slice::whole(const ModelConfig& config) {
   slice.vocab = {0, config.vocab_size};
   slice.embedding = true;
   return slice;
+}
+
+Result<void> check_slice(const ModelConfig& config, const Slice& slice) {
+  const auto check = [](std::string_view name, Range range, std::size_t size,
+                        std::size_t unit) -> Result<void> {
+    if (is_valid(range, size, unit)) return {};
+    return invalid_input("slice: " + std::string(name) + " [" + std::to_string(range.begin) + ", " +
+                         std::to_string(range.end) + "), expected a part of " +
+                         std::to_string(size) + " in units of " + std::to_string(unit));
+  };
+  TRY(check("heads", slice.heads, config.n_heads, 1));
+  TRY(check("expert columns", slice.expert_columns, config.moe_intermediate_size, kUnit));
+  TRY(check("shared columns", slice.shared_columns, config.shared_intermediate_size(), kUnit));
+  TRY(check("dense columns", slice.dense_columns, config.intermediate_size, kUnit));
+  return check("vocabulary", slice.vocab, config.vocab_size, kUnit);
 }
 
 MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight) {

@@ -64,6 +64,30 @@ TEST(Slice, HeadsColumnsAndVocabularyAreCut) {
   EXPECT_EQ(slice_of(config, slice, Weight::kRouter).rows, (Range{0, 384}));
 }
 
+TEST(Slice, CheckingNamesTheRangeThatDoesNotFit) {
+  const ModelConfig config = kimi();
+  EXPECT_TRUE(check_slice(config, Slice::whole(config)));
+  EXPECT_TRUE(check_slice(config, Slice{}));
+  const auto error = [&config](auto change) {
+    Slice slice = Slice::whole(config);
+    change(slice);
+    const auto checked = check_slice(config, slice);
+    return checked ? "fits" : checked.error().message;
+  };
+  EXPECT_EQ(error([](Slice& s) {
+              s.heads = {60, 65};
+            }),
+            "slice: heads [60, 65), expected a part of 64 in units of 1");
+  EXPECT_NE(error([](Slice& s) { s.heads = {5, 4}; }).find("heads"), std::string::npos);
+  EXPECT_NE(error([](Slice& s) {
+              s.expert_columns = {0, 48};
+            }).find("expert columns"),
+            std::string::npos);
+  EXPECT_NE(error([](Slice& s) { s.shared_columns = {16, 32}; }).find("shared"), std::string::npos);
+  EXPECT_NE(error([](Slice& s) { s.dense_columns.end += 32; }).find("dense"), std::string::npos);
+  EXPECT_NE(error([](Slice& s) { s.vocab.begin = 1; }).find("vocabulary"), std::string::npos);
+}
+
 TEST(SliceDeathTest, AHalfUnitIsABug) {
   const ModelConfig config = kimi();
   Slice slice = Slice::whole(config);

@@ -5,14 +5,14 @@
 #include "base/rng.h"
 #include "model/model.h"
 #include "model/report.h"
+#include "model/shapes.h"
+#include "model/skeleton.h"
 #include "model/table.h"
 
 namespace conclave::model {
 namespace {
 
 using formats::Tensor;
-
-constexpr std::size_t kHashedBytes = 64;  // of every tensor, for the fingerprint
 
 // FNV-1a of each part, combined in order: not secure, only unlikely to collide.
 class Hash {
@@ -32,19 +32,6 @@ class Hash {
  private:
   std::uint64_t state_ = 0;
 };
-
-// Every tensor that is read at open anyway: norms and router biases.
-template <class Visit>
-Result<void> visit_vectors(const TensorTable& table, const Visit& visit) {
-  TRY(visit(*table.final_norm));
-  for (const LayerTable& layer : table.layers) {
-    for (const Tensor* norm : layer.norms) {
-      if (norm != nullptr) TRY(visit(*norm));
-    }
-    if (layer.router_bias != nullptr) TRY(visit(*layer.router_bias));
-  }
-  return {};
-}
 
 Result<void> check_matrices(const TensorTable& table) {
   TRY(check_values(table.embedding));
@@ -84,12 +71,10 @@ Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
     // Norms and biases alone are equal in checkpoints that were never trained.
     hash.add(tensor.bytes.first(std::min(tensor.bytes.size(), kHashedBytes)));
   }
-  const auto check_and_hash = [&hash](const Tensor& tensor) -> Result<void> {
-    TRY(read_vector(tensor));
-    hash.add(tensor.bytes);
-    return {};
-  };
-  TRY(visit_vectors(table, check_and_hash));
+  for (const Tensor* vector : table.vectors()) {
+    TRY(read_vector(*vector));
+    hash.add(vector->bytes);
+  }
   const bool small = checkpoint.total_bytes() < kCheckAtOpenBytes;
   if (small) TRY(check_matrices(table));
   return ModelSource(std::make_unique<State>(
@@ -104,6 +89,12 @@ ModelSource::~ModelSource() = default;
 const ModelConfig& ModelSource::config() const { return state_->description.config; }
 
 const std::filesystem::path& ModelSource::dir() const { return state_->dir; }
+
+bool ModelSource::has(LayerId layer, Weight weight, ExpertId expert) const {
+  if (weight == Weight::kEmbedding || weight == Weight::kHead) return true;
+  if (layer.value >= config().n_layers || !layer_has(config(), layer, weight)) return false;
+  return !is_expert(weight) || expert.value < config().n_experts;
+}
 
 kernels::SourceMatrix ModelSource::matrix(LayerId layer, Weight weight, ExpertId expert) const {
   return state_->table.linear(layer, weight, expert).matrix;
@@ -128,15 +119,20 @@ std::string ModelSource::label(LayerId layer, Weight weight, ExpertId expert) co
   return label_of(state_->table.linear(layer, weight, expert));
 }
 
-Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert) const {
+Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert, Range rows) const {
   const Linear& linear = state_->table.linear(layer, weight, expert);
   if (state_->checked) return {};
-  return check_values(linear);
+  return check_values(linear, rows);
 }
 
-void ModelSource::drop(const kernels::SourceMatrix& matrix) const {
-  state_->checkpoint.drop(matrix.weights);
-  state_->checkpoint.drop(matrix.scales);
+void ModelSource::drop(const kernels::SourceMatrix& matrix, Range rows) const {
+  const RowBand band = row_band(matrix, rows);
+  state_->checkpoint.drop(band.matrix.weights);
+  state_->checkpoint.drop(band.matrix.scales);
+}
+
+Result<std::vector<FileRange>> skeleton(const ModelSource& source) {
+  return skeleton_of(source.dir(), source.state_->checkpoint.tensors(), source.state_->table);
 }
 
 std::uint64_t ModelSource::file_bytes() const { return state_->checkpoint.total_bytes(); }

@@ -62,9 +62,21 @@ TEST_F(ModelSourceTest, Int4ExpertsCarryTheirScales) {
   EXPECT_EQ(source->matrix(LayerId{2}, Weight::kSharedUp).format, SourceFormat::kBF16);
   EXPECT_EQ(source->label(LayerId{2}, Weight::kExpertUp, ExpertId{3}),
             std::string("model.safetensors: ") + kUp);
-  EXPECT_TRUE(source->check(LayerId{2}, Weight::kExpertUp, ExpertId{3}));
-  source->drop(up);
+  EXPECT_TRUE(source->check(LayerId{2}, Weight::kExpertUp, ExpertId{3}, {0, up.rows}));
+  source->drop(up, {3, 20});
   EXPECT_EQ(bytes_of(up.scales), checkpoint.at(std::string(kUp) + ".weight_scale").bytes);
+}
+
+TEST_F(ModelSourceTest, HasSaysWhichMatricesThereAre) {
+  const auto source = open(TestCheckpoint(Kind::kBf16));
+  ASSERT_TRUE(source) << source.error().message;
+  EXPECT_TRUE(source->has(LayerId{2}, Weight::kExpertUp, ExpertId{3}));
+  EXPECT_FALSE(source->has(LayerId{2}, Weight::kExpertUp, ExpertId{4}));
+  EXPECT_FALSE(source->has(LayerId{0}, Weight::kExpertUp, ExpertId{0}));
+  EXPECT_FALSE(source->has(LayerId{3}, Weight::kO));
+  EXPECT_TRUE(source->has(LayerId{0}, Weight::kQB));
+  EXPECT_FALSE(source->has(LayerId{0}, Weight::kQ));
+  EXPECT_TRUE(source->has(LayerId{9}, Weight::kHead));
 }
 
 TEST_F(ModelSourceTest, WeightShapeMayBe64Bit) {

@@ -263,6 +263,17 @@ const Linear& TensorTable::linear(LayerId layer, Weight weight, ExpertId expert)
   return table.experts[expert.value * std::size_t{3} + part];
 }
 
+std::vector<const Tensor*> TensorTable::vectors() const {
+  std::vector<const Tensor*> found = {final_norm};
+  for (const LayerTable& layer : layers) {
+    for (const Tensor* norm : layer.norms) {
+      if (norm != nullptr) found.push_back(norm);
+    }
+    if (layer.router_bias != nullptr) found.push_back(layer.router_bias);
+  }
+  return found;
+}
+
 Result<TensorTable> build_table(const Description& description,
                                 const formats::Checkpoint& checkpoint) {
   return TableBuilder(description, checkpoint).build();

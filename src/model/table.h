@@ -35,6 +35,8 @@ struct TensorTable {
   std::vector<std::string> ignored;
 
   const Linear& linear(LayerId layer, Weight weight, ExpertId expert) const;
+  // Norms and router biases: what is read at open anyway. The final norm, then layer by layer.
+  std::vector<const formats::Tensor*> vectors() const;
 };
 
 // Every tensor is either in the table, with the type and shape that the config asks for, or on the
@@ -48,8 +50,16 @@ std::string label_of(const Linear& linear);
 
 // The first NaN or infinity of a BF16, F16 or F32 matrix, as a position in row-major order.
 std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix);
-// weight_shape, when there is one, `check_scales`, and for plain matrices `first_not_finite`.
-Result<void> check_values(const Linear& linear);
+// Some rows of a matrix as a matrix, widened to whole FP8 blocks: `first_row` says where it begins.
+struct RowBand {
+  kernels::SourceMatrix matrix;
+  std::size_t first_row = 0;
+};
+RowBand row_band(const kernels::SourceMatrix& matrix, Range rows);
+// weight_shape, when there is one, and of the rows `check_scales` and, where they are plain,
+// `first_not_finite`.
+Result<void> check_values(const Linear& linear, Range rows);
+Result<void> check_values(const Linear& linear);  // all rows
 // A norm or router bias as float32; NaN and infinite values are errors.
 Result<std::vector<float>> read_vector(const formats::Tensor& tensor);
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -43,11 +44,11 @@ Result<void> check_weight_shape(const Linear& linear) {
 }
 
 // A matrix may be part of its tensor, as of fused experts: the place is that in the tensor.
-Result<void> check_plain(const Linear& linear) {
-  const std::optional<std::size_t> bad = first_not_finite(linear.matrix);
+Result<void> check_plain(const Linear& linear, const kernels::SourceMatrix& rows) {
+  const std::optional<std::size_t> bad = first_not_finite(rows);
   if (!bad) return {};
   const Tensor& tensor = *linear.weights;
-  const auto offset = static_cast<std::size_t>(linear.matrix.weights.data() - tensor.bytes.data());
+  const auto offset = static_cast<std::size_t>(rows.weights.data() - tensor.bytes.data());
   std::size_t rest = offset / formats::size_bytes(tensor.dtype) + *bad;
   std::vector<std::size_t> place = tensor.shape;
   for (std::size_t i = place.size(); i-- > 0;) {
@@ -78,10 +79,34 @@ std::string label_of(const Linear& linear) {
   return file + ": " + std::string(name);
 }
 
-Result<void> check_values(const Linear& linear) {
+RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
+  CHECK(rows.begin <= rows.end && rows.end <= matrix.rows);
+  if (rows.size() == 0) return {{matrix.format, 0, matrix.cols, {}, {}}, rows.begin};
+  const std::size_t unit =
+      matrix.format == kernels::SourceFormat::kFp8Block ? kernels::kFp8BlockSize : 1;
+  const std::size_t begin = rows.begin / unit * unit;
+  const std::size_t end = std::min((rows.end + unit - 1) / unit * unit, matrix.rows);
+  const std::size_t row_bytes = matrix.weights.size() / matrix.rows;
+  RowBand band = {{matrix.format, end - begin, matrix.cols, {}, {}}, begin};
+  band.matrix.weights = matrix.weights.subspan(begin * row_bytes, (end - begin) * row_bytes);
+  if (matrix.scales.empty()) return band;
+  const std::size_t scale_rows = (matrix.rows + unit - 1) / unit;
+  const std::size_t scale_bytes = matrix.scales.size() / scale_rows;
+  const std::size_t last = (end + unit - 1) / unit;
+  band.matrix.scales =
+      matrix.scales.subspan(begin / unit * scale_bytes, (last - begin / unit) * scale_bytes);
+  return band;
+}
+
+Result<void> check_values(const Linear& linear, Range rows) {
   if (linear.shape != nullptr) TRY(check_weight_shape(linear));
-  TRY(check_plain(linear));
-  return check_scales(linear.matrix, label_of(linear));
+  const RowBand band = row_band(linear.matrix, rows);
+  TRY(check_plain(linear, band.matrix));
+  return check_scales(band.matrix, label_of(linear), band.first_row);
+}
+
+Result<void> check_values(const Linear& linear) {
+  return check_values(linear, {0, linear.matrix.rows});
 }
 
 Result<std::vector<float>> read_vector(const Tensor& tensor) {

@@ -20,6 +20,7 @@
 namespace conclave::server {
 namespace {
 
+constexpr std::uint64_t kMemoryUnknown = std::uint64_t{1} << 40;  // where the system does not say
 constexpr std::size_t kContextsWanted = 16;               // of KV memory, when there is enough
 constexpr Duration kFlushTime = std::chrono::seconds(1);  // for last bytes on the way out
 
@@ -49,20 +50,34 @@ std::string hex(std::uint64_t value) {
 // Everything that is decided before a socket is opened.
 struct Plan {
   ServeOptions options;  // with pages and context filled
-  std::size_t weight_bytes = 0;
   std::size_t vocab_size = 0;
   std::string fingerprint;
 };
 
+// Memory for KV pages: what a quarter of the machine beside the weights holds; in a pool, where the
+// smallest machine decides and is not known yet, a tenth of the head's.
+std::uint64_t kv_room(const model::ModelSource& source, const Plan& plan, std::uint64_t memory) {
+  if (plan.options.pool) return memory / 10;
+  const backend::CpuOptions& cpu = plan.options.cpu;
+  const std::uint64_t weights =
+      backend::cpu_common_bytes(source, true, cpu) +
+      backend::cpu_slice_bytes(source, model::Slice::whole(source.config()), cpu);
+  return weights >= memory ? 0 : (memory - weights) / 4;
+}
+
 Result<void> plan_memory(const model::ModelSource& source, Plan& plan) {
   backend::CpuOptions& cpu = plan.options.cpu;
   engine::EngineOptions& engine = plan.options.engine;
-  plan.weight_bytes = backend::cpu_weight_bytes(source, model::Slice::whole(source.config()), cpu);
-  const std::uint64_t memory = memory_size_bytes().value_or(UINT64_MAX);
-  if (plan.weight_bytes >= memory) {
-    return exhausted("the model's weights need " + std::to_string(plan.weight_bytes >> 20) +
-                     " MiB, and " + std::to_string(memory >> 20) +
-                     " MiB may be used here: try --weights int8 or a machine with more memory");
+  double& usable = plan.options.machine.usable_bytes;
+  double& total = plan.options.machine.memory_bytes;
+  if (total <= 0.0) total = static_cast<double>(memory_size_bytes().value_or(kMemoryUnknown));
+  if (usable <= 0.0 || usable > total) usable = total;
+  const auto memory = static_cast<std::uint64_t>(usable);
+  const std::uint64_t room = kv_room(source, plan, memory);
+  if (room == 0) {
+    return exhausted("the model's weights need more than the " + std::to_string(memory >> 20) +
+                     " MiB that may be used here: try --weights int8, a machine with more memory, "
+                     "or --pool with several machines");
   }
   std::size_t context = source.config().max_positions;
   if (engine.context_max > context) {
@@ -72,10 +87,9 @@ Result<void> plan_memory(const model::ModelSource& source, Plan& plan) {
   if (engine.context_max != 0) context = engine.context_max;
   if (cpu.limits.pages == 0) {
     const std::size_t page_bytes = backend::cpu_page_bytes(source.config(), cpu.exact);
-    const std::uint64_t room = (memory - plan.weight_bytes) / 4 / page_bytes;
     const std::size_t context_pages = (context + backend::kPageTokens - 1) / backend::kPageTokens;
-    cpu.limits.pages =
-        std::max<std::size_t>(1, std::min<std::uint64_t>(room, kContextsWanted * context_pages));
+    cpu.limits.pages = std::max<std::size_t>(
+        1, std::min<std::uint64_t>(room / page_bytes, kContextsWanted * context_pages));
   }
   engine.context_max = std::min(context, cpu.limits.pages * backend::kPageTokens);
   if (engine.context_max < context) {
@@ -100,11 +114,24 @@ Result<Plan> make_plan(const ServeOptions& options) {
 }
 
 cluster::AgentOptions agent_options(const Plan& plan) {
+  const ServeOptions& serve = plan.options;
   cluster::AgentOptions options;
-  options.worker.model_dir = plan.options.model_dir;
-  options.worker.cpu = plan.options.cpu;
-  options.worker.engine = plan.options.engine;
-  options.requests_max = plan.options.engine.requests_max;
+  options.model_dir = serve.model_dir;
+  options.worker = serve.worker;
+  options.worker.isa = serve.cpu.isa;
+  options.worker.threads = serve.cpu.threads;
+  options.worker.engine = serve.engine;
+  options.head.requests_max = serve.engine.requests_max;
+  options.head.nodes_min = serve.nodes_min;
+  options.head.cover_losses = serve.placer.cover_losses;
+  if (!serve.pool) options.head.gather = Duration::zero();
+  options.placer = serve.placer;
+  options.placer.weights = serve.cpu.weights;
+  options.placer.exact = serve.cpu.exact;
+  options.placer.rows_max = serve.cpu.limits.rows_max;
+  options.placer.pages = serve.cpu.limits.pages;
+  options.machine = serve.machine;
+  options.pool = serve.pool;
   return options;
 }
 
@@ -131,7 +158,7 @@ class Running {
 
   void run() {
     loop_.watch(agent_.fd(), [this] { agent_.poll(); });
-    loop_.every(std::chrono::milliseconds(100), [this] { on_tick(); });
+    loop_.every(std::chrono::milliseconds(50), [this] { on_tick(); });
     loop_.every(std::chrono::seconds(1), [this] { service_.on_tick(); });
     loop_.on_signal([this](int signal) { on_signal(signal); });
     loop_.post([this] { agent_.poll(); });
@@ -186,16 +213,15 @@ Result<int> serve(const ServeOptions& options, const Clock& clock) {
   // In this order: what is declared later uses what is declared earlier, and goes first.
   EventLoop loop;
   Service service(service_options(plan), text, clock, loop);
-  backend::WeightArena arena = TRY(backend::WeightArena::create_shared(plan.weight_bytes));
-  const std::unique_ptr<cluster::Agent> agent = TRY(cluster::Agent::create(
-      agent_options(plan), std::move(arena), clock, service.agent_handlers()));
+  const std::unique_ptr<cluster::Agent> agent =
+      TRY(cluster::Agent::create(agent_options(plan), clock, service.agent_handlers()));
   service.attach(*agent);
   const std::unique_ptr<HttpServer> http =
       TRY(HttpServer::listen(loop, options.host, options.port, service, HttpLimits{}));
   spdlog::info("listening host={} port={} model={} context={} pages={}", options.host, http->port(),
                plan.options.model_id, plan.options.engine.context_max,
                plan.options.cpu.limits.pages);
-  if (options.on_ready) options.on_ready(http->port());
+  if (options.on_ready) options.on_ready(http->port(), agent->pool_port());
 
   Running(loop, service, *agent, *http, clock, options.shutdown_grace).run();
   const cluster::AgentStatus& status = agent->status();

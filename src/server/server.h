@@ -1,4 +1,4 @@
-// `conclave serve`: one model behind OpenAI's chat API, on this machine.
+// `conclave serve`: one model behind OpenAI's chat API, on this machine or on a pool of machines.
 //
 //   GET  /health, /v1/models, /v1/models/{id}      HEAD/GET /      POST /v1/chat/completions
 //
@@ -14,6 +14,7 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/result.h"
+#include "cluster/cluster.h"
 #include "engine/engine.h"
 
 namespace conclave::server {
@@ -29,9 +30,15 @@ struct ServeOptions {
   // `context_max` 0: the model's, or what the KV memory holds. `requests_max` answers at once;
   // more get 429.
   engine::EngineOptions engine;
+  plan::Machine machine;  // this one, as the planner sees it; usable_bytes 0: all of its memory
+  cluster::PlacerOptions placer;             // weights, exact, rows and pages are filled from `cpu`
+  std::optional<cluster::PoolOptions> pool;  // lets other machines in; absent: this one alone
+  std::size_t nodes_min = 1;                 // with a pool: placed when so many are there
+  cluster::WorkerOptions worker;             // of the head: tests' delay and pace
   Duration shutdown_grace = std::chrono::seconds(5);  // for answers in progress, then they end
-  // Called once, when connections are accepted. The model may still load: requests get 503 then.
-  std::function<void(std::uint16_t port)> on_ready;
+  // Called once, when connections are accepted; `pool_port` 0: no pool. The model may still load:
+  // requests get 503 then.
+  std::function<void(std::uint16_t port, std::uint16_t pool_port)> on_ready;
 };
 
 // Runs until SIGINT or SIGTERM (a second one ends it at once) and leaves no process behind.

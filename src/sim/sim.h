@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "sim/fiber.h"
 
 namespace conclave::sim {
 

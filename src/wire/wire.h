@@ -7,5 +7,8 @@
 //   auto message = TRY(wire::parse<wire::pb::FromWorker>(payload));
 #pragma once
 
+#include "wire/cluster.pb.h"
+#include "wire/data_header.h"
 #include "wire/frames.h"
+#include "wire/pairing.pb.h"
 #include "wire/worker.pb.h"

@@ -62,7 +62,7 @@ def is_worker(pid):
 class Server:
     """Started in the constructor. stop() ends it, kill() cleans up; both may be called."""
 
-    def __init__(self, *arguments, model=EMBER, port=0):
+    def __init__(self, *arguments, model=EMBER, port=0, ready=True):
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [find_binary(), "serve", str(model), "--port", str(port), *map(str, arguments)],
@@ -73,7 +73,8 @@ class Server:
             env=clean_environment(),
         )
         self.port = self._read_port()
-        self.wait_ready()
+        if ready:
+            self.wait_ready()
 
     def _read_port(self):
         if not select.select([self.process.stdout], [], [], 60)[0]:

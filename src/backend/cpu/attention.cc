@@ -8,6 +8,7 @@
 
 namespace conclave::backend {
 
+using kernels::PackedMatrix;
 using kernels::Range;
 
 std::size_t naive_rows_min(const model::ModelConfig& config) {
@@ -17,17 +18,22 @@ std::size_t naive_rows_min(const model::ModelConfig& config) {
   return (config.kv_lora_rank * head + saved - 1) / saved;
 }
 
-Attention::Attention(const model::ModelConfig& config, const CpuContext& context, std::size_t heads)
+Attention::Attention(const model::ModelConfig& config, const CpuContext& context)
     : config_(config),
       context_(context),
-      heads_(heads),
       naive_min_(naive_rows_min(config)),
       rope_(model::rope_table(config)),
       tiles_(context.pool.size()),
       scratch_(context.pool.size()) {}
 
-void Attention::begin_step(const Step& step) {
+void Attention::begin_step(const Step& step, std::span<const SliceWeights* const> slices) {
   const std::size_t n_rows = step.tokens.size();
+  slices_.resize(slices.size());
+  heads_.clear();
+  for (std::size_t s = 0; s < slices.size(); ++s) {
+    slices_[s].weights = slices[s];
+    for (std::size_t h = 0; h < slices[s]->heads; ++h) heads_.push_back({s, h});
+  }
   const std::size_t half = rope_.inv_freq.size();
   angles_.resize(n_rows * half * 2);
   sequence_of_.resize(n_rows);
@@ -63,64 +69,80 @@ void Attention::rotate(std::size_t row, std::span<float> x) const {
   }
 }
 
-// q_ and kv_a_ from x. Without q_lora one matrix makes q_ directly.
-void Attention::project(const LayerWeights& w, const Rows& x) {
-  const std::size_t n = x.size();
-  kv_a_.resize(n * config_.kv_width());
-  q_.resize(n * w.q.rows);
-  const Product kv{&w.kv_a, x.view(), kv_a_.data(), config_.kv_width()};
-  if (config_.q_lora_rank == 0) {
-    const Product both[] = {kv, {&w.q, x.view(), q_.data(), w.q.rows}};
-    multiply(context_, both, tiles_);
-    return;
-  }
-  q_a_.resize(n, config_.q_lora_rank);
-  const Product both[] = {{&w.q_a, x.view(), q_a_.row(0).data(), config_.q_lora_rank}, kv};
-  multiply(context_, both, tiles_);
-  context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
-    const std::span<float> q_a = q_a_.row(row);
-    context_.ops.rms_norm(q_a, w.q_a_norm, config_.inner_norm_eps, q_a.data());
-    if (context_.rounds(w.q)) q_a_.round_row(context_.ops, row);
-  });
-  const Product q[] = {{&w.q, q_a_.view(), q_.data(), w.q.rows}};
-  multiply(context_, q, tiles_);
+float* Attention::query(const Head& head, std::size_t row) {
+  SliceRows& slice = slices_[head.slice];
+  const std::size_t width = config_.qk_head_dim();
+  return slice.q.data() + (row * slice.weights->heads + head.index) * width;
 }
 
-void Attention::write_cache(std::size_t layer, const LayerWeights& w, KvCache& cache) {
+float* Attention::attended(const Head& head, std::size_t row) {
+  return slices_[head.slice].attended.row(row).data() + head.index * config_.v_head_dim;
+}
+
+// The slices' q and kv_a_ from x. Without q_lora one matrix makes q directly.
+void Attention::project(std::size_t layer, const CommonLayer& common, const Rows& x) {
+  const std::size_t n = x.size();
+  kv_a_.resize(n * config_.kv_width());
+  products_.assign({{&common.kv_a, x.view(), kv_a_.data(), config_.kv_width()}});
+  const bool direct = config_.q_lora_rank == 0;
+  bool rounded = false;
+  if (!direct) {
+    q_a_.resize(n, config_.q_lora_rank);
+    products_.insert(products_.begin(),
+                     {&common.q_a, x.view(), q_a_.row(0).data(), config_.q_lora_rank});
+    multiply(context_, products_, tiles_);
+    for (std::size_t s = 0; s < slices_.size(); ++s)
+      rounded |= context_.rounds(weights(s, layer).q);
+    context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
+      const std::span<float> q_a = q_a_.row(row);
+      context_.ops.rms_norm(q_a, common.q_a_norm, config_.inner_norm_eps, q_a.data());
+      if (rounded) q_a_.round_row(context_.ops, row);
+    });
+    products_.clear();
+  }
+  for (std::size_t s = 0; s < slices_.size(); ++s) {
+    const PackedMatrix& q = weights(s, layer).q;
+    slices_[s].q.resize(n * q.rows);
+    products_.push_back({&q, direct ? x.view() : q_a_.view(), slices_[s].q.data(), q.rows});
+  }
+  multiply(context_, products_, tiles_);
+}
+
+void Attention::write_cache(std::size_t layer, const CommonLayer& common, KvCache& cache) {
   const std::size_t latent = config_.kv_lora_rank;
   context_.pool.parallel_for(sequence_of_.size(), [&](std::size_t row, std::size_t) {
     const SequenceRows& sequence = *sequence_of_[row];
     const std::size_t position = sequence.position + row - sequence.first_row;
     const std::span<float> kv(kv_a_.data() + row * config_.kv_width(), config_.kv_width());
-    context_.ops.rms_norm(kv.first(latent), w.kv_a_norm, config_.inner_norm_eps, kv.data());
+    context_.ops.rms_norm(kv.first(latent), common.kv_a_norm, config_.inner_norm_eps, kv.data());
     rotate(row, kv.subspan(latent));
     cache.write(layer, sequence.pages[position / kPageTokens], position % kPageTokens, kv);
-    for (std::size_t h = 0; h < heads_; ++h) {
-      const std::size_t head = row * w.q.rows + h * config_.qk_head_dim();
-      rotate(row, {q_.data() + head + config_.qk_nope_head_dim, config_.qk_rope_head_dim});
+    for (const Head& head : heads_) {
+      rotate(row, {query(head, row) + config_.qk_nope_head_dim, config_.qk_rope_head_dim});
     }
   });
 }
 
 // q_latent[h, i] = [W_uk[h]^T q_nope | q_pe]. docs/models.md 2.4.
-void Attention::absorb_queries(const LayerWeights& w) {
+void Attention::absorb_queries(std::size_t layer) {
   const std::size_t n = absorbed_.size();
   const std::size_t nope = config_.qk_nope_head_dim;
   const std::size_t width = config_.kv_width();
   const std::size_t latent = config_.kv_lora_rank;
-  q_latent_.resize(heads_ * n * width);
-  context_.pool.parallel_for(heads_, [&](std::size_t h, std::size_t thread) {
+  q_latent_.resize(heads_.size() * n * width);
+  context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
+    const PackedMatrix& key_up = weights(heads_[h].slice, layer).key_up[heads_[h].index];
     Rows& rows = scratch_[thread].rows;
     rows.resize(n, nope);
     float* out = q_latent_.data() + h * n * width;
     for (std::size_t i = 0; i < n; ++i) {
-      const float* q = q_.data() + absorbed_[i] * w.q.rows + h * config_.qk_head_dim();
+      const float* q = query(heads_[h], absorbed_[i]);
       std::copy_n(q, nope, rows.row(i).data());
-      if (context_.rounds(w.key_up[h])) rows.round_row(context_.ops, i);
+      if (context_.rounds(key_up)) rows.round_row(context_.ops, i);
       std::copy_n(q + nope, config_.qk_rope_head_dim, out + i * width + latent);
     }
-    for (std::size_t chunk = 0; chunk < n_chunks(w.key_up[h]); ++chunk) {
-      multiply_chunk(context_, w.key_up[h], chunk, rows.view(), tiles_[thread],
+    for (std::size_t chunk = 0; chunk < n_chunks(key_up); ++chunk) {
+      multiply_chunk(context_, key_up, chunk, rows.view(), tiles_[thread],
                      [out, width](std::size_t i) { return out + i * width; });
     }
   });
@@ -174,58 +196,68 @@ void Attention::attend_row(std::size_t layer, const SequenceRows& sequence, std:
 void Attention::attend_absorbed(std::size_t layer, const KvCache& cache) {
   // Heads of one chunk share the page they read; smaller groups only where threads would starve.
   const std::size_t n = absorbed_.size();
-  o_latent_.resize(heads_ * n * config_.kv_lora_rank);
+  const std::size_t heads = heads_.size();
+  o_latent_.resize(heads * n * config_.kv_lora_rank);
   const std::size_t wanted = 2 * context_.pool.size();
   std::size_t group = 8;
-  while (group > 1 && n * ((heads_ + group - 1) / group) < wanted) group /= 2;
-  const std::size_t groups = (heads_ + group - 1) / group;
+  while (group > 1 && n * ((heads + group - 1) / group) < wanted) group /= 2;
+  const std::size_t groups = (heads + group - 1) / group;
   context_.pool.parallel_for(n * groups, [&](std::size_t chunk, std::size_t thread) {
     const std::size_t index = chunk / groups;
     const std::size_t row = absorbed_[index];
     const std::size_t begin = chunk % groups * group;
-    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads_)},
+    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads)},
                cache, thread);
   });
 }
 
 // attended[row, h] = W_uv[h] o_latent[h].
-void Attention::expand_values(const LayerWeights& w) {
+void Attention::expand_values(std::size_t layer) {
   const std::size_t n = absorbed_.size();
   const std::size_t latent = config_.kv_lora_rank;
-  context_.pool.parallel_for(heads_, [&](std::size_t h, std::size_t thread) {
+  context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
+    const Head& head = heads_[h];
+    const PackedMatrix& value_up = weights(head.slice, layer).value_up[head.index];
     Rows& rows = scratch_[thread].rows;
     rows.resize(n, latent);
     for (std::size_t i = 0; i < n; ++i) {
       std::copy_n(o_latent_.data() + (h * n + i) * latent, latent, rows.row(i).data());
-      if (context_.rounds(w.value_up[h])) rows.round_row(context_.ops, i);
+      if (context_.rounds(value_up)) rows.round_row(context_.ops, i);
     }
-    for (std::size_t chunk = 0; chunk < n_chunks(w.value_up[h]); ++chunk) {
-      multiply_chunk(context_, w.value_up[h], chunk, rows.view(), tiles_[thread],
-                     [this, h](std::size_t i) {
-                       return attended_.row(absorbed_[i]).data() + h * config_.v_head_dim;
-                     });
+    for (std::size_t chunk = 0; chunk < n_chunks(value_up); ++chunk) {
+      multiply_chunk(context_, value_up, chunk, rows.view(), tiles_[thread],
+                     [this, &head](std::size_t i) { return attended(head, absorbed_[i]); });
     }
   });
 }
 
-void Attention::run(std::size_t layer, const LayerWeights& w, const Step& step, const Rows& x,
-                    KvCache& cache, float* out) {
+void Attention::run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
+                    KvCache& cache, std::span<float* const> outs) {
   const std::size_t n = step.tokens.size();
-  project(w, x);
-  write_cache(layer, w, cache);
-  attended_.resize(n, heads_ * config_.v_head_dim);
+  project(layer, common, x);
+  write_cache(layer, common, cache);
+  bool rounded = false;
+  for (std::size_t s = 0; s < slices_.size(); ++s) {
+    slices_[s].attended.resize(n, slices_[s].weights->heads * config_.v_head_dim);
+    rounded |= context_.rounds(weights(s, layer).o);
+  }
   if (!absorbed_.empty()) {
-    absorb_queries(w);
+    absorb_queries(layer);
     attend_absorbed(layer, cache);
-    expand_values(w);
+    expand_values(layer);
   }
-  if (absorbed_.size() < n) attend_naive(layer, w, step, cache);
-  if (context_.rounds(w.o)) {
-    context_.pool.parallel_for(
-        n, [&](std::size_t row, std::size_t) { attended_.round_row(context_.ops, row); });
+  if (absorbed_.size() < n) attend_naive(layer, step, cache);
+  if (rounded) {
+    context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
+      for (SliceRows& slice : slices_) slice.attended.round_row(context_.ops, row);
+    });
   }
-  const Product product[] = {{&w.o, attended_.view(), out, config_.hidden_size}};
-  multiply(context_, product, tiles_);
+  products_.clear();
+  for (std::size_t s = 0; s < slices_.size(); ++s) {
+    products_.push_back(
+        {&weights(s, layer).o, slices_[s].attended.view(), outs[s], config_.hidden_size});
+  }
+  multiply(context_, products_, tiles_);
 }
 
 }  // namespace conclave::backend

@@ -19,36 +19,53 @@ std::size_t naive_rows_min(const model::ModelConfig& config);
 
 class Attention {
  public:
-  Attention(const model::ModelConfig& config, const CpuContext& context, std::size_t heads);
+  Attention(const model::ModelConfig& config, const CpuContext& context);
 
-  // Prepares rotary angles for the rows of a step, once for all layers.
-  void begin_step(const Step& step);
-  // out[R, hidden] = this slice's share of Attn(x); x is RMSNorm(hidden), rounded if needed.
-  void run(std::size_t layer, const LayerWeights& weights, const Step& step, const Rows& x,
-           KvCache& cache, float* out);
+  // Prepares rotary angles for the rows of a step, once for all layers, and the slices that take
+  // part, which must live until the next step.
+  void begin_step(const Step& step, std::span<const SliceWeights* const> slices);
+  // outs[i][R, hidden] = the i-th slice's share of Attn(x); x is RMSNorm(hidden), rounded if
+  // needed. The slices' heads are computed side by side, so that their number costs no extra loops.
+  void run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
+           KvCache& cache, std::span<float* const> outs);
 
  private:
+  // A slice in this step.
+  struct SliceRows {
+    const SliceWeights* weights;
+    std::vector<float> q;  // [R, heads * qk_head_dim]
+    Rows attended;         // [R, heads * v]
+  };
+  struct Head {
+    std::size_t slice;  // into slices_
+    std::size_t index;  // in the slice
+  };
   struct NaiveScratch {
     std::vector<float> key_panels, value_panels, block_panels, keys, values, scores, sums, page;
     std::vector<float> queries, out, row_max, row_sum;
   };
 
   bool naive(const SequenceRows& rows) const { return !rows.decode && rows.n_rows >= naive_min_; }
-  void project(const LayerWeights& weights, const Rows& x);
-  void write_cache(std::size_t layer, const LayerWeights& weights, KvCache& cache);
+  const SliceLayer& weights(std::size_t slice, std::size_t layer) const {
+    return slices_[slice].weights->layers[layer];
+  }
+  // Where the row's query of a head begins.
+  float* query(const Head& head, std::size_t row);
+  float* attended(const Head& head, std::size_t row);
+
+  void project(std::size_t layer, const CommonLayer& common, const Rows& x);
+  void write_cache(std::size_t layer, const CommonLayer& common, KvCache& cache);
   void rotate(std::size_t row, std::span<float> x) const;
 
-  void absorb_queries(const LayerWeights& weights);
+  void absorb_queries(std::size_t layer);
   void attend_absorbed(std::size_t layer, const KvCache& cache);
   void attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
                   std::size_t row, kernels::Range heads, const KvCache& cache, std::size_t thread);
-  void expand_values(const LayerWeights& weights);
+  void expand_values(std::size_t layer);
 
-  void attend_naive(std::size_t layer, const LayerWeights& weights, const Step& step,
-                    const KvCache& cache);
-  void attend_naive_head(std::size_t layer, const LayerWeights& weights,
-                         const SequenceRows& sequence, std::size_t head, const KvCache& cache,
-                         NaiveScratch& scratch);
+  void attend_naive(std::size_t layer, const Step& step, const KvCache& cache);
+  void attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
+                         const KvCache& cache, NaiveScratch& scratch);
   // One page of positions, whose keys and values stand in the scratch, for the rows that see it.
   struct NaiveBlock {
     std::size_t begin;      // first position
@@ -63,7 +80,6 @@ class Attention {
 
   const model::ModelConfig& config_;
   const CpuContext& context_;
-  std::size_t heads_;
   std::size_t naive_min_;
   model::RopeTable rope_;
 
@@ -72,10 +88,11 @@ class Attention {
   std::vector<std::size_t> absorbed_;             // rows of the step in absorbed form
   Rows q_a_;                                      // [R, q_lora]
   std::vector<float> kv_a_;                       // [R, kv_width]
-  std::vector<float> q_;                          // [R, heads * qk_head_dim]
-  std::vector<float> q_latent_;                   // [heads, absorbed, kv_width]
-  std::vector<float> o_latent_;                   // [heads, absorbed, kv_lora]
-  Rows attended_;                                 // [R, heads * v]
+  std::vector<SliceRows> slices_;
+  std::vector<Head> heads_;      // of all slices, one after the other
+  std::vector<float> q_latent_;  // [heads, absorbed, kv_width]
+  std::vector<float> o_latent_;  // [heads, absorbed, kv_lora]
+  std::vector<Product> products_;
   std::vector<std::vector<float>> tiles_;
   struct ThreadScratch {
     Rows rows;

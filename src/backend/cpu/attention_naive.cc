@@ -48,31 +48,29 @@ void unpack_values(const PackedMatrix& w, std::vector<float>& panels) {
 
 }  // namespace
 
-void Attention::attend_naive(std::size_t layer, const LayerWeights& w, const Step& step,
-                             const KvCache& cache) {
+void Attention::attend_naive(std::size_t layer, const Step& step, const KvCache& cache) {
   for (const SequenceRows& sequence : step.sequences) {
     if (!naive(sequence)) continue;
-    context_.pool.parallel_for(heads_, [&](std::size_t head, std::size_t thread) {
-      attend_naive_head(layer, w, sequence, head, cache, scratch_[thread].naive);
+    context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
+      attend_naive_head(layer, sequence, heads_[h], cache, scratch_[thread].naive);
     });
   }
 }
 
-void Attention::attend_naive_head(std::size_t layer, const LayerWeights& w,
-                                  const SequenceRows& sequence, std::size_t head,
+void Attention::attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
                                   const KvCache& cache, NaiveScratch& s) {
+  const SliceLayer& w = weights(head.slice, layer);
   const std::size_t n_rows = sequence.n_rows;
   const std::size_t latent = config_.kv_lora_rank;
   const std::size_t nope = config_.qk_nope_head_dim;
   const std::size_t v_dim = config_.v_head_dim;
   const std::size_t qk = config_.qk_head_dim();
   const std::size_t width = config_.kv_width();
-  unpack_keys(w.key_up[head], nope, s.key_panels);
-  unpack_values(w.value_up[head], s.value_panels);
+  unpack_keys(w.key_up[head.index], nope, s.key_panels);
+  unpack_values(w.value_up[head.index], s.value_panels);
   s.queries.resize(n_rows * qk);
   for (std::size_t i = 0; i < n_rows; ++i) {
-    const float* q = q_.data() + (sequence.first_row + i) * w.q.rows + head * qk;
-    std::copy_n(q, qk, s.queries.data() + i * qk);
+    std::copy_n(query(head, sequence.first_row + i), qk, s.queries.data() + i * qk);
   }
   s.out.assign(n_rows * v_dim, 0.0f);
   s.row_max.assign(n_rows, -INFINITY);
@@ -99,7 +97,7 @@ void Attention::attend_naive_head(std::size_t layer, const LayerWeights& w,
     naive_values(block, s);
   }
   for (std::size_t i = 0; i < n_rows; ++i) {
-    float* to = attended_.row(sequence.first_row + i).data() + head * v_dim;
+    float* to = attended(head, sequence.first_row + i);
     for (std::size_t d = 0; d < v_dim; ++d) to[d] = s.out[i * v_dim + d] / s.row_sum[i];
   }
 }

@@ -7,18 +7,17 @@
 
 namespace conclave::backend {
 
-CpuBackend::CpuBackend(const model::ModelConfig& config, const model::Slice& slice,
-                       kernels::Isa isa, const CpuOptions& options,
-                       std::unique_ptr<ThreadPool> pool, CpuWeights weights, KvCache cache)
+CpuBackend::CpuBackend(const model::ModelConfig& config, kernels::Isa isa,
+                       const CpuOptions& options, CommonWeights common, KvCache cache)
     : config_(config),
-      slice_(slice),
       isa_(isa),
+      weights_mode_(options.weights),
       limits_(options.limits),
-      pool_(std::move(pool)),
+      pool_(std::make_unique<ThreadPool>(options.threads)),
       context_{kernels::operations(isa), *pool_, options.exact},
-      weights_(std::move(weights)),
-      cache_(std::move(cache)),
-      attention_(config_, context_, slice.heads.size()),
+      common_(std::move(common)),
+      cache_(cache),
+      attention_(config_, context_),
       feed_forward_(config_, context_),
       tiles_(pool_->size()) {}
 
@@ -33,18 +32,27 @@ void CpuBackend::start(const Step& step) {
   const std::size_t n = step.tokens.size();
   const std::size_t hidden = config_.hidden_size;
   hidden_.resize(n * hidden);
-  partial_.resize(n * hidden);
   normed_.resize(n, hidden);
-  attention_.begin_step(step);
+  routed_ = false;
+  stepping_.clear();
+  for (const std::size_t slice : active_) stepping_.push_back(weights_[slice].get());
+  partials_.resize(active_.size());
+  logits_.resize(active_.size());
+  outs_.clear();
+  for (std::vector<float>& partial : partials_) {
+    partial.resize(n * hidden);
+    outs_.push_back(partial.data());
+  }
+  attention_.begin_step(step, stepping_);
 }
 
 void CpuBackend::embed(const Step& step) {
-  CHECK(slice_.embedding);
+  CHECK(common_.embedding.rows > 0);
   start(step);
   const std::size_t hidden = config_.hidden_size;
   for (std::size_t row = 0; row < step.tokens.size(); ++row) {
     CHECK(step.tokens[row].value < config_.vocab_size);
-    kernels::dequantize_row(weights_.embedding, step.tokens[row].value, 0,
+    kernels::dequantize_row(common_.embedding, step.tokens[row].value, 0,
                             std::span(hidden_).subspan(row * hidden, hidden));
   }
 }
@@ -64,82 +72,134 @@ void CpuBackend::normalize(std::span<const float> weight, bool rounded) {
   });
 }
 
+template <class Matrix>
+bool CpuBackend::any_rounds(LayerId layer, const Matrix& matrix) const {
+  return std::ranges::any_of(stepping_, [&](const SliceWeights* slice) {
+    return context_.rounds(matrix(slice->layers[layer.value]));
+  });
+}
+
 void CpuBackend::attention(LayerId layer) {
-  const LayerWeights& w = weights_.layers[layer.value];
-  const bool query = context_.rounds(config_.q_lora_rank > 0 ? w.q_a : w.q);
+  const CommonLayer& w = common_.layers[layer.value];
+  const bool query = config_.q_lora_rank > 0
+                         ? context_.rounds(w.q_a)
+                         : any_rounds(layer, [](const SliceLayer& s) { return s.q; });
   normalize(w.input_norm, query || context_.rounds(w.kv_a));
-  attention_.run(layer.value, w, step_, normed_, cache_, partial_.data());
+  attention_.run(layer.value, w, step_, normed_, cache_, outs_);
+}
+
+void CpuBackend::normalize_for_experts(LayerId layer) {
+  const bool shared = config_.n_shared_experts > 0 &&
+                      any_rounds(layer, [](const SliceLayer& s) { return s.shared.gate; });
+  const bool routed = any_rounds(layer, [](const SliceLayer& s) { return s.experts[0].gate; });
+  normalize(common_.layers[layer.value].post_attention_norm, shared || routed);
+  routed_ = true;
 }
 
 Routing CpuBackend::route(LayerId layer, std::span<const ExpertId> forced) {
   if (!config_.is_moe(layer)) return {};
-  const LayerWeights& w = weights_.layers[layer.value];
-  const bool shared = config_.n_shared_experts > 0 && context_.rounds(w.shared.gate);
-  normalize(w.post_attention_norm, shared || context_.rounds(w.experts[0].gate));
-  routed_ = true;
-  return feed_forward_.route(w, normed_, forced);
+  normalize_for_experts(layer);
+  return feed_forward_.route(common_.layers[layer.value], normed_, forced);
+}
+
+void CpuBackend::set_routing(LayerId layer, const Routing& routing) {
+  CHECK(config_.is_moe(layer));
+  CHECK(routing.experts.size() == normed_.size() * config_.experts_per_token);
+  normalize_for_experts(layer);
+  feed_forward_.set_routing(routing);
 }
 
 void CpuBackend::feed_forward(LayerId layer) {
-  const LayerWeights& w = weights_.layers[layer.value];
   if (config_.is_moe(layer)) {
     CHECK(routed_);
     routed_ = false;
-    feed_forward_.run_experts(w, normed_, partial_.data());
+    feed_forward_.run_experts(layer.value, stepping_, normed_, outs_);
     return;
   }
-  normalize(w.post_attention_norm, context_.rounds(w.dense.gate));
-  feed_forward_.run_dense(w.dense, normed_, partial_.data());
+  normalize(common_.layers[layer.value].post_attention_norm,
+            any_rounds(layer, [](const SliceLayer& s) { return s.dense.gate; }));
+  feed_forward_.run_dense(layer.value, stepping_, normed_, outs_);
+}
+
+std::span<const float> CpuBackend::partial(std::size_t i) {
+  CHECK(i < partials_.size());
+  return partials_[i];
 }
 
 void CpuBackend::add_partial() {
+  CHECK(partials_.size() == 1);
   const std::size_t hidden = config_.hidden_size;
   pool_->parallel_for(normed_.size(), [&](std::size_t row, std::size_t) {
-    context_.ops.axpy(1.0f, {partial_.data() + row * hidden, hidden},
+    context_.ops.axpy(1.0f, {partials_[0].data() + row * hidden, hidden},
                       hidden_.data() + row * hidden);
   });
 }
 
-std::span<const float> CpuBackend::head() {
+void CpuBackend::head() {
   const std::size_t n = step_.head_rows.size();
   const std::size_t hidden = config_.hidden_size;
-  const std::size_t vocab = weights_.head.rows;
-  const bool rounded = context_.rounds(weights_.head);
-  logits_.resize(n * vocab);
+  const bool rounded = std::ranges::any_of(
+      stepping_, [this](const SliceWeights* slice) { return context_.rounds(slice->head); });
   normed_.resize(n, hidden);
   pool_->parallel_for(n, [&](std::size_t i, std::size_t) {
     context_.ops.rms_norm({hidden_.data() + step_.head_rows[i] * hidden, hidden},
-                          weights_.final_norm, config_.rms_norm_eps, normed_.row(i).data());
+                          common_.final_norm, config_.rms_norm_eps, normed_.row(i).data());
     if (rounded) normed_.round_row(context_.ops, i);
   });
   for (auto& tile : tiles_) tile.resize(n * kChunkRows);
-  const Product product[] = {{&weights_.head, normed_.view(), logits_.data(), vocab}};
-  multiply(context_, product, tiles_);
-  return logits_;
+  std::vector<Product> products;
+  for (std::size_t s = 0; s < stepping_.size(); ++s) {
+    const kernels::PackedMatrix& w = stepping_[s]->head;
+    logits_[s].resize(n * w.rows);
+    products.push_back({&w, normed_.view(), logits_[s].data(), w.rows});
+  }
+  multiply(context_, products, tiles_);
 }
 
-std::size_t cpu_weight_bytes(const model::ModelSource& source, const model::Slice& slice,
-                             const CpuOptions& options) {
-  return planned_bytes(source, slice, options.weights);
+std::span<const float> CpuBackend::logits(std::size_t i) {
+  CHECK(i < logits_.size());
+  return logits_[i];
 }
 
-std::size_t cpu_page_bytes(const model::ModelConfig& config, bool exact) {
-  return config.n_layers * kPageTokens * config.kv_width() *
-         (exact ? sizeof(float) : sizeof(std::uint16_t));
+void CpuBackend::activate(std::span<const std::size_t> slices) {
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    CHECK(slices[i] < slices_.size());
+    CHECK(std::ranges::count(slices, slices[i]) == 1);
+  }
+  active_.assign(slices.begin(), slices.end());
+}
+
+Result<void> CpuBackend::hold(const model::ModelSource& source, const model::Slice& slice,
+                              const WeightArena& arena) {
+  SliceWeights weights = TRY(attach_slice(source, slice, weights_mode_, arena));
+  slices_.push_back(slice);
+  weights_.push_back(std::make_unique<SliceWeights>(std::move(weights)));
+  return {};
+}
+
+void CpuBackend::release(std::size_t slice) {
+  CHECK(slice < slices_.size() && std::ranges::find(active_, slice) == active_.end());
+  slices_.erase(slices_.begin() + static_cast<std::ptrdiff_t>(slice));
+  weights_.erase(weights_.begin() + static_cast<std::ptrdiff_t>(slice));
+  for (std::size_t& active : active_) active -= active > slice ? 1 : 0;
 }
 
 Result<std::unique_ptr<Backend>> make_cpu_backend(const model::ModelSource& source,
-                                                  const model::Slice& slice,
-                                                  const CpuOptions& options, WeightArena& arena,
-                                                  const LoadProgress& progress) {
+                                                  const CpuParts& parts,
+                                                  const CpuOptions& options) {
   const model::ModelConfig& config = source.config();
   const kernels::Isa isa = TRY(kernels::choose_isa(options.isa));
-  KvCache cache =
-      TRY(KvCache::create(config.n_layers, options.limits.pages, config.kv_width(), options.exact));
-  auto pool = std::make_unique<ThreadPool>(options.threads);
-  CpuWeights weights = TRY(load_weights(source, slice, options.weights, arena, *pool, progress));
-  return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(
-      config, slice, isa, options, std::move(pool), std::move(weights), std::move(cache)));
+  const KvCache cache = TRY(KvCache::attach(parts.kv, cpu_kv_key(source, options), config,
+                                            options.limits.pages, options.exact));
+  CommonWeights common = TRY(attach_common(source, parts.embedding, options.weights, parts.common));
+  auto backend = std::make_unique<CpuBackend>(config, isa, options, std::move(common), cache);
+  std::vector<std::size_t> all;
+  for (const HeldSlice& held : parts.slices) {
+    all.push_back(backend->slices().size());
+    TRY(backend->hold(source, held.slice, held.weights));
+  }
+  backend->activate(all);
+  return std::unique_ptr<Backend>(std::move(backend));
 }
 
 }  // namespace conclave::backend

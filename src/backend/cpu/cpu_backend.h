@@ -17,9 +17,8 @@ namespace conclave::backend {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const model::ModelConfig& config, const model::Slice& slice, kernels::Isa isa,
-             const CpuOptions& options, std::unique_ptr<ThreadPool> pool, CpuWeights weights,
-             KvCache cache);
+  CpuBackend(const model::ModelConfig& config, kernels::Isa isa, const CpuOptions& options,
+             CommonWeights common, KvCache cache);
   CpuBackend(const CpuBackend&) = delete;
   CpuBackend& operator=(const CpuBackend&) = delete;
 
@@ -29,37 +28,56 @@ class CpuBackend final : public Backend {
 
   void embed(const Step& step) override;
   void begin(const Step& step, std::span<const float> residual) override;
-  std::span<const float> residual() override { return hidden_; }
+  std::span<float> hidden() override { return hidden_; }
   void attention(LayerId layer) override;
   Routing route(LayerId layer, std::span<const ExpertId> forced) override;
+  void set_routing(LayerId layer, const Routing& routing) override;
   void feed_forward(LayerId layer) override;
-  std::span<float> partial() override { return {partial_.data(), hidden_.size()}; }
+  std::span<const float> partial(std::size_t i) override;
   void add_partial() override;
-  std::span<const float> head() override;
+  void head() override;
+  std::span<const float> logits(std::size_t i) override;
+
+  std::span<const model::Slice> slices() const override { return slices_; }
+  void activate(std::span<const std::size_t> slices) override;
+  std::span<const std::size_t> active() const override { return active_; }
+  Result<void> hold(const model::ModelSource& source, const model::Slice& slice,
+                    const WeightArena& arena) override;
+  void release(std::size_t slice) override;
 
  private:
   // What both ways to start a step have in common; leaves hidden to be filled.
   void start(const Step& step);
   // normed = RMSNorm(hidden), rounded to int8 if any of its readers wants that.
   void normalize(std::span<const float> weight, bool rounded);
+  void normalize_for_experts(LayerId layer);
+  // Whether a matrix of the slices in this step, which all keep it in one format, wants that.
+  template <class Matrix>
+  bool any_rounds(LayerId layer, const Matrix& matrix) const;
 
   model::ModelConfig config_;
-  model::Slice slice_;
   kernels::Isa isa_;
+  model::WeightsMode weights_mode_;
   Limits limits_;
   std::unique_ptr<ThreadPool> pool_;
   CpuContext context_;
-  CpuWeights weights_;
+  CommonWeights common_;
   KvCache cache_;
   Attention attention_;
   FeedForward feed_forward_;
 
+  std::vector<model::Slice> slices_;                    // held
+  std::vector<std::unique_ptr<SliceWeights>> weights_;  // of slices_; stay in place as others come
+  std::vector<std::size_t> active_;                     // from the next step on
+
   Step step_;
-  std::vector<float> hidden_;   // [R, H]
-  std::vector<float> partial_;  // [R, H]
-  Rows normed_;                 // [R, H]
-  bool routed_ = false;         // normed_ already holds the FFN's input
-  std::vector<float> logits_;   // [head rows, V]
+  std::vector<const SliceWeights*> stepping_;  // the slices in this step
+  std::vector<float> hidden_;                  // [R, H]
+  std::vector<std::vector<float>> partials_;   // by slice in this step: [R, H]
+  std::vector<float*> outs_;                   // partials_
+  Rows normed_;                                // [R, H]
+  bool routed_ = false;                        // normed_ already holds the FFN's input
+  std::vector<std::vector<float>> logits_;     // by slice in this step: [head rows, V]
   std::vector<std::vector<float>> tiles_;
 };
 

@@ -12,24 +12,35 @@ FeedForward::FeedForward(const model::ModelConfig& config, const CpuContext& con
       scratch_(context.pool.size()),
       tiles_(context.pool.size()) {}
 
-void FeedForward::run_dense(const FfnWeights& w, const Rows& x, float* out) {
+void FeedForward::set_routing(const Routing& routing) {
+  CHECK(routing.experts.size() == routing.weights.size());
+  for (const ExpertId expert : routing.experts) CHECK(expert.value < config_.n_experts);
+  expert_ids_.assign(routing.experts.begin(), routing.experts.end());
+  expert_weights_.assign(routing.weights.begin(), routing.weights.end());
+}
+
+void FeedForward::run_dense(std::size_t layer, std::span<const SliceWeights* const> slices,
+                            const Rows& x, std::span<float* const> outs) {
   n_rows_ = x.size();
-  groups_ = {{&w, 0, n_rows_}};
+  groups_.clear();
+  for (std::size_t s = 0; s < slices.size(); ++s) {
+    groups_.push_back({&slices[s]->layers[layer].dense, s, 0, n_rows_});
+  }
   row_of_.resize(n_rows_);
   for (std::size_t row = 0; row < n_rows_; ++row) row_of_[row] = row;
   weight_of_.assign(n_rows_, 1.0f);
-  run_groups(x, out);
+  run_groups(x, outs);
 }
 
-// Sorts the step's (row, expert) pairs by expert, the shared experts first with every row, and
-// copies the inputs into that order: each expert then meets its rows as one matrix.
-void FeedForward::gather(const LayerWeights& w, const Rows& x) {
+// Sorts the step's (row, expert) pairs by expert, the shared experts first with every row.
+void FeedForward::sort_rows() {
   const std::size_t k = config_.experts_per_token;
-  groups_.clear();
+  CHECK(expert_ids_.size() == n_rows_ * k);
+  blocks_.clear();
   row_of_.clear();
   weight_of_.clear();
   if (config_.n_shared_experts > 0) {
-    groups_.push_back({&w.shared, 0, n_rows_});
+    blocks_.push_back({std::nullopt, 0, n_rows_});
     for (std::size_t row = 0; row < n_rows_; ++row) row_of_.push_back(row);
     weight_of_.assign(n_rows_, 1.0f);
   }
@@ -41,12 +52,16 @@ void FeedForward::gather(const LayerWeights& w, const Rows& x) {
   for (std::size_t i = 0; i < order.size(); ++i) {
     const ExpertId expert = expert_ids_[order[i]];
     if (i == 0 || expert_ids_[order[i - 1]] != expert) {
-      groups_.push_back({&w.experts[expert.value], row_of_.size(), 0});
+      blocks_.push_back({expert, row_of_.size(), 0});
     }
-    ++groups_.back().n;
+    ++blocks_.back().n;
     row_of_.push_back(order[i] / k);
     weight_of_.push_back(expert_weights_[order[i]]);
   }
+}
+
+// Copies the inputs into the sorted order: each expert then meets its rows as one matrix.
+void FeedForward::gather(const Rows& x) {
   gathered_.resize(row_of_.size(), x.cols());
   // Expert weights of one layer share a format; the shared experts may have another.
   const bool rounded = std::any_of(groups_.begin(), groups_.end(), [this](const Group& g) {
@@ -61,10 +76,20 @@ void FeedForward::gather(const LayerWeights& w, const Rows& x) {
   });
 }
 
-void FeedForward::run_experts(const LayerWeights& w, const Rows& x, float* out) {
+void FeedForward::run_experts(std::size_t layer, std::span<const SliceWeights* const> slices,
+                              const Rows& x, std::span<float* const> outs) {
   n_rows_ = x.size();
-  gather(w, x);
-  run_groups(gathered_, out);
+  sort_rows();
+  groups_.clear();
+  for (std::size_t s = 0; s < slices.size(); ++s) {
+    const SliceLayer& w = slices[s]->layers[layer];
+    for (const Block& block : blocks_) {
+      const FfnWeights& ffn = block.expert ? w.experts[block.expert->value] : w.shared;
+      groups_.push_back({&ffn, s, block.first, block.n});
+    }
+  }
+  gather(x);
+  run_groups(gathered_, outs);
 }
 
 // inner = silu(gate x) * up x for up to 64 columns of one group.
@@ -79,22 +104,23 @@ void FeedForward::inner_chunk(const Group& group, const Rows& inputs, std::size_
   for (std::size_t t = 0; t < group.n; ++t) {
     context_.ops.silu_mul({s.gate.data() + t * kChunkRows, range.n_rows},
                           {s.up.data() + t * kChunkRows, range.n_rows},
-                          inner_.row(group.first + t).data() + range.first_row);
+                          inner_[group.slice].row(group.first + t).data() + range.first_row);
   }
 }
 
 // out[row, 64 columns] = sum over groups of weight * (down inner), in the groups' order.
-void FeedForward::down_chunk(std::size_t chunk, std::size_t thread, float* out) {
+void FeedForward::down_chunk(std::span<const Group> groups, std::size_t chunk, std::size_t thread,
+                             float* out) {
   float* tile = scratch_[thread].gate.data();
   const std::size_t hidden = config_.hidden_size;
   const std::size_t first = chunk * kChunkRows;
   const std::size_t n = std::min(kChunkRows, hidden - first);
   for (std::size_t row = 0; row < n_rows_; ++row) std::fill_n(out + row * hidden + first, n, 0.0f);
-  for (const Group& group : groups_) {
+  for (const Group& group : groups) {
     const kernels::PackedMatrix& down = group.weights->down;
     if (down.cols == 0) continue;
     const ChunkRange range = chunk_range(down, chunk);
-    const kernels::Activations inner = inner_.view(group.first, group.n);
+    const kernels::Activations inner = inner_[group.slice].view(group.first, group.n);
     context_.gemm(down, range.panels, inner, tile, kChunkRows);
     for (std::size_t t = 0; t < group.n; ++t) {
       context_.ops.axpy(weight_of_[group.first + t], {tile + t * kChunkRows, n},
@@ -103,20 +129,21 @@ void FeedForward::down_chunk(std::size_t chunk, std::size_t thread, float* out) 
   }
 }
 
-void FeedForward::run_groups(const Rows& inputs, float* out) {
+void FeedForward::run_groups(const Rows& inputs, std::span<float* const> outs) {
   std::size_t rows_max = 1;
   std::size_t chunks = 0;
-  std::size_t width = 0;
+  std::vector<std::size_t> widths(outs.size(), 0);
   for (const Group& group : groups_) {
     rows_max = std::max(rows_max, group.n);
     chunks += n_chunks(group.weights->gate);
-    width = std::max(width, group.weights->gate.rows);
+    widths[group.slice] = std::max(widths[group.slice], group.weights->gate.rows);
   }
   for (ThreadScratch& s : scratch_) {
     s.gate.resize(std::max(s.gate.size(), rows_max * kChunkRows));
     s.up.resize(std::max(s.up.size(), rows_max * kChunkRows));
   }
-  inner_.resize(inputs.size(), width);
+  inner_.resize(std::max(inner_.size(), outs.size()));
+  for (std::size_t s = 0; s < outs.size(); ++s) inner_[s].resize(inputs.size(), widths[s]);
   context_.pool.parallel_for(chunks, [&](std::size_t chunk, std::size_t thread) {
     std::size_t g = 0;
     for (; chunk >= n_chunks(groups_[g].weights->gate); ++g) {
@@ -126,15 +153,20 @@ void FeedForward::run_groups(const Rows& inputs, float* out) {
   });
   // Each row at its own group's width: what lies behind it is an older step's.
   context_.pool.parallel_for(groups_.size(), [&](std::size_t g, std::size_t) {
-    const kernels::PackedMatrix& down = groups_[g].weights->down;
+    const Group& group = groups_[g];
+    const kernels::PackedMatrix& down = group.weights->down;
     if (!context_.rounds(down)) return;
-    for (std::size_t t = 0; t < groups_[g].n; ++t) {
-      inner_.round_row(context_.ops, groups_[g].first + t, down.cols);
+    for (std::size_t t = 0; t < group.n; ++t) {
+      inner_[group.slice].round_row(context_.ops, group.first + t, down.cols);
     }
   });
   const std::size_t down_chunks = (config_.hidden_size + kChunkRows - 1) / kChunkRows;
-  context_.pool.parallel_for(
-      down_chunks, [&](std::size_t chunk, std::size_t thread) { down_chunk(chunk, thread, out); });
+  const std::size_t per_slice = outs.empty() ? 0 : groups_.size() / outs.size();
+  context_.pool.parallel_for(down_chunks * outs.size(), [&](std::size_t i, std::size_t thread) {
+    const std::size_t s = i / down_chunks;
+    down_chunk(std::span(groups_).subspan(s * per_slice, per_slice), i % down_chunks, thread,
+               outs[s]);
+  });
 }
 
 }  // namespace conclave::backend

@@ -2,6 +2,7 @@
 // backend/cpu.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,25 +26,38 @@ class FeedForward {
   FeedForward(const model::ModelConfig& config, const CpuContext& context);
 
   // Routing for all rows of x = RMSNorm(hidden); valid until the next call.
-  Routing route(const LayerWeights& weights, const Rows& x, std::span<const ExpertId> forced);
-  // out[R, hidden] = dense FFN of x.
-  void run_dense(const FfnWeights& weights, const Rows& x, float* out);
-  // out[R, hidden] = shared experts + routed experts by the last routing. Contributions are added
-  // shared first, then by ascending expert id, so placement and batch never change a bit.
-  void run_experts(const LayerWeights& weights, const Rows& x, float* out);
+  Routing route(const CommonLayer& weights, const Rows& x, std::span<const ExpertId> forced);
+  // Another rank's choice [R, K] for the next run_experts.
+  void set_routing(const Routing& routing);
+  // outs[i][R, hidden] = the i-th slice's share of the dense FFN of x.
+  void run_dense(std::size_t layer, std::span<const SliceWeights* const> slices, const Rows& x,
+                 std::span<float* const> outs);
+  // outs[i][R, hidden] = the i-th slice's share of shared experts + routed experts by the last
+  // routing. Contributions are added shared first, then by ascending expert id, so placement and
+  // batch never change a bit. The slices are computed side by side, in one loop.
+  void run_experts(std::size_t layer, std::span<const SliceWeights* const> slices, const Rows& x,
+                   std::span<float* const> outs);
 
  private:
-  // One FFN over some rows: the shared experts over all of them, or an expert over its own.
-  struct Group {
-    const FfnWeights* weights;
+  // Which rows meet one FFN: the shared experts (or the dense FFN) all, an expert its own.
+  struct Block {
+    std::optional<ExpertId> expert;
     std::size_t first;  // into the gathered inputs and the inner activations
     std::size_t n;
   };
+  // A block under one slice's weights.
+  struct Group {
+    const FfnWeights* weights;
+    std::size_t slice;
+    std::size_t first;
+    std::size_t n;
+  };
 
-  void gather(const LayerWeights& weights, const Rows& x);
-  void run_groups(const Rows& inputs, float* out);
+  void sort_rows();
+  void gather(const Rows& x);
+  void run_groups(const Rows& inputs, std::span<float* const> outs);
   void inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk, std::size_t thread);
-  void down_chunk(std::size_t chunk, std::size_t thread, float* out);
+  void down_chunk(std::span<const Group> groups, std::size_t chunk, std::size_t thread, float* out);
 
   const model::ModelConfig& config_;
   const CpuContext& context_;
@@ -51,11 +65,12 @@ class FeedForward {
   std::vector<float> logits_;
   std::vector<ExpertId> expert_ids_;   // [R, K]
   std::vector<float> expert_weights_;  // [R, K]
-  std::vector<Group> groups_;          // shared (or dense) first, then experts ascending
+  std::vector<Block> blocks_;          // shared (or dense) first, then experts ascending
+  std::vector<Group> groups_;          // all blocks of the first slice, of the second, ...
   std::vector<std::size_t> row_of_;    // gathered row -> row of the step
   std::vector<float> weight_of_;       // gathered row -> routing weight, 1 for shared and dense
   Rows gathered_;
-  Rows inner_;  // [gathered rows, widest intermediate size]
+  std::vector<Rows> inner_;  // by slice: [gathered rows, widest intermediate size]
   struct ThreadScratch {
     std::vector<float> gate, up;
   };

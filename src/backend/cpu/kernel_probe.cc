@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <numeric>
 
 #include "backend/backend.h"
@@ -15,8 +16,15 @@ namespace {
 // Shape of the probed matrices: an expert of a small model. Larger ones read up to a tenth faster.
 constexpr std::size_t kMatrixRows = 1024;
 constexpr std::size_t kMatrixCols = 2048;
+// Matrices in one parallel section: those of a token's experts in a layer. What starting and ending
+// a section costs is part of the layer's own overhead, which the probe measures on small models.
+constexpr std::size_t kMatricesTogether = 16;
 constexpr double kPassSeconds = 0.02;  // a measurement repeats its pass until it took so long,
 constexpr std::size_t kPassesMin = 3;  // and at least so often
+// Passes before a measurement: until one is within this share of the one before, at most so many.
+// The first over memory that was just written waits for dirty cache lines to leave.
+constexpr double kSettled = 0.05;
+constexpr std::size_t kWarmUpMax = 6;
 constexpr std::size_t kMemoryMin = std::size_t{64} << 20;
 
 class Mapping {
@@ -86,7 +94,7 @@ class CpuKernelProbe final : public KernelProbe {
     return matrices;
   }
 
-  // Seconds of one pass over all matrices, after a first pass that is not counted.
+  // Seconds of one pass over all matrices, after passes that are not counted.
   double pass_seconds(const std::vector<kernels::PackedMatrix>& matrices, std::size_t rows) {
     x_.resize(rows, kMatrixCols);
     for (std::size_t t = 0; t < rows; ++t) {
@@ -95,32 +103,48 @@ class CpuKernelProbe final : public KernelProbe {
       }
       x_.round_row(context_.ops, t);
     }
-    y_.resize(rows * kMatrixRows);
+    y_.resize(kMatricesTogether * rows * kMatrixRows);
     for (std::vector<float>& tile : tiles_) tile.resize(rows * kChunkRows);
-    const auto pass = [&] {
-      for (const kernels::PackedMatrix& matrix : matrices) {
-        const Product product{&matrix, x_.view(), y_.data(), kMatrixRows};
-        multiply(context_, {&product, 1}, tiles_);
-      }
-    };
-    pass();
+    warm_up(matrices);
     // The mean, not the best: what slows some passes slows some tokens too.
-    const auto start = std::chrono::steady_clock::now();
     double elapsed = 0.0;
     std::size_t passes = 0;
     while (passes < kPassesMin || elapsed < kPassSeconds) {
-      pass();
+      elapsed += pass(matrices);
       ++passes;
-      elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     return elapsed / static_cast<double>(passes);
+  }
+
+  void warm_up(const std::vector<kernels::PackedMatrix>& matrices) {
+    double last = pass(matrices);
+    for (std::size_t i = 1; i < kWarmUpMax; ++i) {
+      const double now = pass(matrices);
+      if (std::abs(now - last) <= kSettled * last) return;
+      last = now;
+    }
+  }
+
+  double pass(const std::vector<kernels::PackedMatrix>& matrices) {
+    const auto start = std::chrono::steady_clock::now();
+    for (std::size_t first = 0; first < matrices.size(); first += kMatricesTogether) {
+      const std::size_t n = std::min(kMatricesTogether, matrices.size() - first);
+      products_.clear();
+      for (std::size_t i = 0; i < n; ++i) {
+        products_.push_back({&matrices[first + i], x_.view(),
+                             y_.data() + i * x_.size() * kMatrixRows, kMatrixRows});
+      }
+      multiply(context_, products_, tiles_);
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
   ThreadPool pool_;
   CpuContext context_;
   std::unique_ptr<Mapping> memory_;
   Rows x_;
-  std::vector<float> y_;
+  std::vector<float> y_;  // [matrices together, rows, kMatrixRows]
+  std::vector<Product> products_;
   std::vector<std::vector<float>> tiles_;
 };
 

@@ -1,34 +1,45 @@
 #include "backend/cpu/kv_cache.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
-#include <utility>
+
+#include "base/rng.h"
 
 namespace conclave::backend {
+namespace {
 
-Result<KvCache> KvCache::create(std::size_t layers, std::size_t pages, std::size_t width,
-                                bool exact) {
-  const std::size_t bytes =
-      layers * pages * kPageTokens * width * (exact ? sizeof(float) : sizeof(std::uint16_t));
-  if (bytes == 0) return invalid_input("the KV cache needs at least one page");
-  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
-    return exhausted("cannot reserve " + std::to_string(bytes >> 20) + " MiB for the KV cache");
-  }
-  return KvCache(static_cast<std::byte*>(data), bytes, pages, width, exact);
+constexpr std::uint64_t kLayoutVersion = 1;  // of the pages: another one reads other positions
+
+}  // namespace
+
+std::size_t cpu_page_bytes(const model::ModelConfig& config, bool exact) {
+  return config.n_layers * kPageTokens * config.kv_width() *
+         (exact ? sizeof(float) : sizeof(std::uint16_t));
 }
 
-KvCache::KvCache(KvCache&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      bytes_(other.bytes_),
-      pages_(other.pages_),
-      width_(other.width_),
-      exact_(other.exact_) {}
+std::size_t cpu_kv_bytes(const model::ModelConfig& config, const Limits& limits, bool exact) {
+  return limits.pages * cpu_page_bytes(config, exact);
+}
 
-KvCache::~KvCache() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
+std::uint64_t cpu_kv_key(const model::ModelSource& source, const CpuOptions& options) {
+  std::uint64_t key = hash_combine(source.fingerprint(), kLayoutVersion);
+  key = hash_combine(key, options.exact ? 1 : 0);
+  key = hash_combine(key, static_cast<std::uint64_t>(options.weights));
+  return hash_combine(key, options.limits.pages) | 1u;
+}
+
+Result<KvCache> KvCache::attach(SharedMemory& memory, std::uint64_t key,
+                                const model::ModelConfig& config, std::size_t pages, bool exact) {
+  const std::size_t bytes = pages * cpu_page_bytes(config, exact);
+  if (bytes == 0) return invalid_input("the KV cache needs at least one page");
+  if (bytes > memory.bytes().size()) {
+    return invalid_input("the KV cache needs " + std::to_string(bytes) + " bytes and has " +
+                         std::to_string(memory.bytes().size()));
+  }
+  if (memory.filled_key() != key) {
+    memory.clear();
+    memory.set_filled_key(key);
+  }
+  return KvCache(memory.bytes().data(), pages, config.kv_width(), exact);
 }
 
 void KvCache::write(std::size_t layer, PageIndex page, std::size_t slot,

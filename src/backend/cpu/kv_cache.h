@@ -14,13 +14,10 @@ namespace conclave::backend {
 
 class KvCache {
  public:
-  // Reserves address space; memory is used page by page as positions are written.
-  static Result<KvCache> create(std::size_t layers, std::size_t pages, std::size_t width,
-                                bool exact);
-
-  KvCache(KvCache&& other) noexcept;
-  KvCache& operator=(KvCache&&) = delete;
-  ~KvCache();
+  // Keeps what `memory` holds if its key is this one, else clears it. Memory is used page by page
+  // as positions are written. `memory` must outlive the cache.
+  static Result<KvCache> attach(SharedMemory& memory, std::uint64_t key,
+                                const model::ModelConfig& config, std::size_t pages, bool exact);
 
   std::size_t width() const { return width_; }
   std::size_t pages() const { return pages_; }
@@ -31,15 +28,14 @@ class KvCache {
                     const kernels::Operations& ops, std::span<float> scratch) const;
 
  private:
-  KvCache(std::byte* data, std::size_t bytes, std::size_t pages, std::size_t width, bool exact)
-      : data_(data), bytes_(bytes), pages_(pages), width_(width), exact_(exact) {}
+  KvCache(std::byte* data, std::size_t pages, std::size_t width, bool exact)
+      : data_(data), pages_(pages), width_(width), exact_(exact) {}
   std::size_t row_index(std::size_t layer, PageIndex page) const {
     CHECK(page < pages_);
     return (layer * pages_ + page) * kPageTokens;
   }
 
   std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
   std::size_t pages_ = 0;
   std::size_t width_ = 0;
   bool exact_ = false;

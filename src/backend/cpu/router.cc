@@ -100,7 +100,7 @@ void choose_experts(const model::ModelConfig& config, const kernels::Operations&
   }
 }
 
-Routing FeedForward::route(const LayerWeights& w, const Rows& x, std::span<const ExpertId> forced) {
+Routing FeedForward::route(const CommonLayer& w, const Rows& x, std::span<const ExpertId> forced) {
   const std::size_t n = x.size();
   const std::size_t experts = config_.n_experts;
   const std::size_t k = config_.experts_per_token;

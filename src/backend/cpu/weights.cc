@@ -1,7 +1,7 @@
 #include "backend/cpu/weights.h"
 
-#include <cstring>
-#include <functional>
+#include <array>
+#include <utility>
 
 #include "base/check.h"
 #include "base/rng.h"
@@ -11,165 +11,69 @@ namespace {
 
 using kernels::PackedFormat;
 using kernels::PackedMatrix;
-using kernels::Range;
 using kernels::SourceFormat;
 using kernels::SourceMatrix;
 using model::Weight;
 
 constexpr std::size_t kAlignment = 4096;
 
-// Where one packed matrix comes from and goes to.
-struct Planned {
-  LayerId layer;
-  Weight weight = Weight::kQ;
-  ExpertId expert;
-  Range rows, cols;
-  bool transposed = false;
-  PackedFormat format = PackedFormat::kF32;
-  std::size_t offset = 0;  // in the arena
-  std::size_t bytes = 0;
+FfnWeights place_ffn(Layout& layout, const model::Slice& slice, LayerId layer,
+                     const std::array<Weight, 3>& weights, ExpertId expert = {}) {
+  const auto place = [&](Weight weight) {
+    return layout.place(layer, weight, expert, slice_of(layout.config(), slice, weight));
+  };
+  FfnWeights ffn;
+  ffn.gate = place(weights[0]);
+  ffn.up = place(weights[1]);
+  ffn.down = place(weights[2]);
+  return ffn;
+}
 
-  std::size_t lanes() const { return transposed ? cols.size() : rows.size(); }
-  std::size_t inputs() const { return transposed ? rows.size() : cols.size(); }
-  std::size_t block_offset() const {
-    const std::size_t begin = transposed ? rows.begin : cols.begin;
-    return format == PackedFormat::kFp8 ? begin % kernels::kFp8BlockSize : 0;
+// One head's share of kv_b: W_uk as its transpose, for the absorbed form, and W_uv as it is.
+PackedMatrix place_head(Layout& layout, LayerId layer, std::size_t head, bool key) {
+  const model::ModelConfig& config = layout.config();
+  const std::size_t width = config.qk_nope_head_dim + config.v_head_dim;
+  const std::size_t begin = head * width + (key ? 0 : config.qk_nope_head_dim);
+  const std::size_t rows = key ? config.qk_nope_head_dim : config.v_head_dim;
+  return layout.place(layer, Weight::kKvB, {}, {{begin, begin + rows}, {0, config.kv_lora_rank}},
+                      /*transposed=*/key);
+}
+
+SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId id) {
+  const model::ModelConfig& config = layout.config();
+  const auto place = [&](Weight weight) {
+    return layout.place(id, weight, {}, slice_of(config, slice, weight));
+  };
+  SliceLayer w;
+  w.q = place(config.q_lora_rank > 0 ? Weight::kQB : Weight::kQ);
+  for (std::size_t h = slice.heads.begin; h < slice.heads.end; ++h) {
+    w.key_up.push_back(place_head(layout, id, h, true));
+    w.value_up.push_back(place_head(layout, id, h, false));
   }
-};
-
-// Walks the model once, in an order that depends on the configuration alone, giving every matrix
-// its place. Used to size the arena, to fill it and to find things in it again.
-class Planner {
- public:
-  Planner(const model::ModelSource& source, const model::Slice& slice, model::WeightsMode mode)
-      : source_(source), config_(source.config()), slice_(slice), mode_(mode) {}
-
-  // `see` is called with each planned matrix. An empty `arena` only counts: views are empty then.
-  CpuWeights walk(std::span<std::byte> arena, const std::function<void(const Planned&)>& see) {
-    arena_ = arena;
-    see_ = see;
-    CpuWeights weights;
-    if (slice_.embedding) weights.embedding = embedding();
-    for (std::size_t l = 0; l < config_.n_layers; ++l) {
-      weights.layers.push_back(layer(LayerId{static_cast<std::uint16_t>(l)}));
-    }
-    weights.head = matrix({}, Weight::kHead);
-    return weights;
-  }
-
-  std::size_t bytes() const { return end_; }
-  std::uint64_t key() const { return key_ == 0 ? 1 : key_; }
-  std::size_t embedding_offset() const { return 0; }
-
- private:
-  std::size_t reserve(std::size_t bytes) {
-    const std::size_t offset = end_;
-    end_ = (end_ + bytes + kAlignment - 1) / kAlignment * kAlignment;
-    key_ = hash_combine(key_, end_);
-    return offset;
-  }
-
-  std::span<const std::byte> view(std::size_t offset, std::size_t bytes) const {
-    if (offset + bytes > arena_.size()) return {};  // only counting, or found too small at the end
-    return arena_.subspan(offset, bytes);
-  }
-
-  // Read one row at a time, so it stays row-major, its bytes as in the file.
-  SourceMatrix embedding() {
-    SourceMatrix m = source_.matrix({}, Weight::kEmbedding);
-    CHECK(m.scales.empty());
-    const std::size_t offset = reserve(m.weights.size());
-    m.weights = view(offset, m.weights.size());
-    return m;
-  }
-
-  PackedMatrix place(Planned planned, SourceFormat format) {
-    // A transposed INT4 matrix would have its scales across the groups: kept without rounding.
-    const bool as_float = planned.transposed && format == SourceFormat::kInt4Group;
-    planned.format = as_float ? PackedFormat::kF32 : kept_format(planned.weight, format, mode_);
-    for (const std::size_t part : {static_cast<std::size_t>(planned.format), planned.rows.begin,
-                                   planned.rows.end, planned.cols.begin, planned.cols.end}) {
-      key_ = hash_combine(key_, part);
-    }
-    planned.bytes = kernels::packed_bytes(planned.format, planned.lanes(), planned.inputs(),
-                                          planned.block_offset());
-    planned.offset = reserve(planned.bytes);
-    if (see_) see_(planned);
-    return {planned.format, planned.lanes(), planned.inputs(), planned.block_offset(),
-            view(planned.offset, planned.bytes)};
-  }
-
-  PackedMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) {
-    const model::MatrixSlice part = slice_of(config_, slice_, weight);
-    const SourceFormat format = source_.matrix(layer, weight, expert).format;
-    return place(
-        {.layer = layer, .weight = weight, .expert = expert, .rows = part.rows, .cols = part.cols},
-        format);
-  }
-
-  // One head's share of kv_b: W_uk as its transpose, for the absorbed form, and W_uv as it is.
-  PackedMatrix head_part(LayerId layer, std::size_t head, bool key) {
-    const std::size_t width = config_.qk_nope_head_dim + config_.v_head_dim;
-    const std::size_t begin = head * width + (key ? 0 : config_.qk_nope_head_dim);
-    const std::size_t rows = key ? config_.qk_nope_head_dim : config_.v_head_dim;
-    const SourceFormat format = source_.matrix(layer, Weight::kKvB).format;
-    return place({.layer = layer,
-                  .weight = Weight::kKvB,
-                  .expert = {},
-                  .rows = {begin, begin + rows},
-                  .cols = {0, config_.kv_lora_rank},
-                  .transposed = key},
-                 format);
-  }
-
-  FfnWeights ffn(LayerId layer, Weight gate, Weight up, Weight down, ExpertId expert = {}) {
-    return {matrix(layer, gate, expert), matrix(layer, up, expert), matrix(layer, down, expert)};
-  }
-
-  LayerWeights layer(LayerId id) {
-    LayerWeights w;
-    if (config_.q_lora_rank > 0) {
-      w.q_a = matrix(id, Weight::kQA);
-      w.q = matrix(id, Weight::kQB);
-    } else {
-      w.q = matrix(id, Weight::kQ);
-    }
-    w.kv_a = matrix(id, Weight::kKvA);
-    for (std::size_t h = slice_.heads.begin; h < slice_.heads.end; ++h) {
-      w.key_up.push_back(head_part(id, h, true));
-      w.value_up.push_back(head_part(id, h, false));
-    }
-    w.o = matrix(id, Weight::kO);
-    if (!config_.is_moe(id)) {
-      w.dense = ffn(id, Weight::kGate, Weight::kUp, Weight::kDown);
-      return w;
-    }
-    w.router = matrix(id, Weight::kRouter);
-    if (config_.n_shared_experts > 0) {
-      w.shared = ffn(id, Weight::kSharedGate, Weight::kSharedUp, Weight::kSharedDown);
-    }
-    for (std::size_t e = 0; e < config_.n_experts; ++e) {
-      w.experts.push_back(ffn(id, Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown,
-                              ExpertId{static_cast<std::uint16_t>(e)}));
-    }
+  w.o = place(Weight::kO);
+  if (!config.is_moe(id)) {
+    w.dense = place_ffn(layout, slice, id, {Weight::kGate, Weight::kUp, Weight::kDown});
     return w;
   }
+  if (config.n_shared_experts > 0) {
+    w.shared =
+        place_ffn(layout, slice, id, {Weight::kSharedGate, Weight::kSharedUp, Weight::kSharedDown});
+  }
+  for (std::size_t e = 0; e < config.n_experts; ++e) {
+    w.experts.push_back(place_ffn(layout, slice, id,
+                                  {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown},
+                                  ExpertId{static_cast<std::uint16_t>(e)}));
+  }
+  return w;
+}
 
-  const model::ModelSource& source_;
-  const model::ModelConfig& config_;
-  const model::Slice& slice_;
-  model::WeightsMode mode_;
-  std::span<std::byte> arena_;
-  std::function<void(const Planned&)> see_;
-  std::size_t end_ = 0;
-  std::uint64_t key_ = 0;
-};
+LayerId layer_id(std::size_t layer) { return LayerId{static_cast<std::uint16_t>(layer)}; }
 
-void load_norms(const model::ModelSource& source, CpuWeights& weights) {
+void read_norms(const model::ModelSource& source, CommonWeights& weights) {
   const model::ModelConfig& config = source.config();
   for (std::size_t l = 0; l < config.n_layers; ++l) {
-    const LayerId id{static_cast<std::uint16_t>(l)};
-    LayerWeights& w = weights.layers[l];
+    const LayerId id = layer_id(l);
+    CommonLayer& w = weights.layers[l];
     w.input_norm = source.norm(id, model::Norm::kInput);
     w.post_attention_norm = source.norm(id, model::Norm::kPostAttention);
     if (config.q_lora_rank > 0) w.q_a_norm = source.norm(id, model::Norm::kQA);
@@ -179,64 +83,111 @@ void load_norms(const model::ModelSource& source, CpuWeights& weights) {
   weights.final_norm = source.norm({}, model::Norm::kFinal);
 }
 
-void pack_matrix(const SourceMatrix& source, const Planned& planned, std::byte* base,
-                 ThreadPool& pool) {
-  const std::size_t bytes =
-      kernels::panel_bytes(planned.format, planned.inputs(), planned.block_offset());
-  const std::size_t panels = bytes == 0 ? 0 : planned.bytes / bytes;
-  pool.parallel_for(panels, [&](std::size_t panel, std::size_t) {
-    kernels::pack_panel(source, planned.rows, planned.cols, planned.transposed, planned.format,
-                        panel, {base + planned.offset + panel * bytes, bytes});
-  });
-}
-
-// Whether `next` reads the same tensor again, so that its pages are still needed.
-bool same_tensor(const Planned& a, const Planned& b) {
-  return a.layer == b.layer && a.weight == b.weight && a.expert == b.expert;
+Result<void> check_filled(const Layout& layout, const WeightArena& arena, std::string_view what) {
+  if (layout.bytes() <= arena.bytes().size() && arena.filled_key() == layout.key()) return {};
+  return invalid_input(layout.source().dir().string() + ": the memory for " + std::string(what) +
+                       " does not hold them as they are now; load it first");
 }
 
 }  // namespace
 
-std::size_t planned_bytes(const model::ModelSource& source, const model::Slice& slice,
-                          model::WeightsMode mode) {
-  Planner planner(source, slice, mode);
-  (void)planner.walk({}, nullptr);
-  return planner.bytes();
+Layout::Layout(const model::ModelSource& source, model::WeightsMode mode, std::string_view kind,
+               std::span<std::byte> arena)
+    : source_(source), mode_(mode), arena_(arena) {
+  for (const char c : kind) key_ = hash_combine(key_, static_cast<unsigned char>(c));
 }
 
-Result<CpuWeights> load_weights(const model::ModelSource& source, const model::Slice& slice,
-                                model::WeightsMode mode, WeightArena& arena, ThreadPool& pool,
-                                const LoadProgress& progress) {
-  std::vector<Planned> plan;
-  Planner planner(source, slice, mode);
-  std::byte* base = arena.bytes().data();
-  CpuWeights weights =
-      planner.walk(arena.bytes(), [&plan](const Planned& p) { plan.push_back(p); });
-  if (planner.bytes() > arena.bytes().size()) {
-    return invalid_input(source.dir().string() + ": has changed since its memory was reserved");
+std::span<const std::byte> Layout::add(const PackedPart& part) {
+  const std::size_t offset = end_;
+  const std::size_t bytes = part.size_bytes();
+  end_ = (end_ + bytes + kAlignment - 1) / kAlignment * kAlignment;
+  for (const std::size_t value : {static_cast<std::size_t>(part.format), part.rows.begin,
+                                  part.rows.end, part.cols.begin, part.cols.end, end_}) {
+    key_ = hash_combine(key_, value);
   }
-  load_norms(source, weights);
-  const std::uint64_t key = hash_combine(planner.key(), source.fingerprint()) | 1u;
-  if (arena.filled_key() == key) return weights;
+  placed_.push_back({part, offset});
+  if (offset + bytes > arena_.size()) return {};  // only counting, or found too small at the end
+  return arena_.subspan(offset, bytes);
+}
 
-  arena.set_filled_key(0);
-  if (slice.embedding) {
-    TRY(source.check({}, Weight::kEmbedding));
-    const SourceMatrix from = source.matrix({}, Weight::kEmbedding);
-    std::memcpy(base + planner.embedding_offset(), from.weights.data(), from.weights.size());
-    source.drop(from);
+PackedMatrix Layout::place(LayerId layer, Weight weight, ExpertId expert,
+                           const model::MatrixSlice& slice, bool transposed) {
+  const SourceFormat format = source_.matrix(layer, weight, expert).format;
+  PackedPart part{layer, weight, expert, slice.rows, slice.cols, transposed, PackedFormat::kF32};
+  // A transposed INT4 matrix would have its scales across the groups: kept without rounding.
+  const bool as_float = transposed && format == SourceFormat::kInt4Group;
+  if (!as_float) part.format = kept_format(weight, format, mode_);
+  return {part.format, part.lanes(), part.inputs(), part.block_offset(), add(part)};
+}
+
+// Read one row at a time, so it stays row-major, its bytes as in the file.
+SourceMatrix Layout::place_embedding() {
+  SourceMatrix m = source_.matrix({}, Weight::kEmbedding);
+  CHECK(m.scales.empty());
+  PackedPart part;
+  part.weight = Weight::kEmbedding;
+  part.rows = {0, m.rows};
+  part.cols = {0, m.cols};
+  part.format = kernels::native_format(m.format);
+  m.weights = add(part);
+  return m;
+}
+
+std::uint64_t Layout::key() const { return hash_combine(key_, source_.fingerprint()) | 1u; }
+
+Layout common_layout(const model::ModelSource& source, model::WeightsMode mode,
+                     std::span<std::byte> arena) {
+  return Layout(source, mode, "common", arena);
+}
+
+Layout slice_layout(const model::ModelSource& source, model::WeightsMode mode,
+                    std::span<std::byte> arena) {
+  return Layout(source, mode, "slice", arena);
+}
+
+CommonWeights place_common(Layout& layout, bool embedding) {
+  const model::ModelConfig& config = layout.config();
+  const auto place = [&layout, &config](LayerId layer, Weight weight) {
+    return layout.place(layer, weight, {}, slice_of(config, model::Slice{}, weight));
+  };
+  CommonWeights weights;
+  if (embedding) weights.embedding = layout.place_embedding();
+  for (std::size_t l = 0; l < config.n_layers; ++l) {
+    CommonLayer& w = weights.layers.emplace_back();
+    if (config.q_lora_rank > 0) w.q_a = place(layer_id(l), Weight::kQA);
+    w.kv_a = place(layer_id(l), Weight::kKvA);
+    if (config.is_moe(layer_id(l))) w.router = place(layer_id(l), Weight::kRouter);
   }
-  for (std::size_t i = 0; i < plan.size(); ++i) {
-    const Planned& planned = plan[i];
-    const SourceMatrix from = source.matrix(planned.layer, planned.weight, planned.expert);
-    if (i == 0 || !same_tensor(plan[i - 1], planned)) {
-      TRY(source.check(planned.layer, planned.weight, planned.expert));
-    }
-    pack_matrix(from, planned, base, pool);
-    if (i + 1 == plan.size() || !same_tensor(planned, plan[i + 1])) source.drop(from);
-    if (progress) progress(planned.offset + planned.bytes, planner.bytes());
+  return weights;
+}
+
+SliceWeights place_slice(Layout& layout, const model::Slice& slice) {
+  SliceWeights weights;
+  weights.heads = slice.heads.size();
+  for (std::size_t l = 0; l < layout.config().n_layers; ++l) {
+    weights.layers.push_back(place_slice_layer(layout, slice, layer_id(l)));
   }
-  arena.set_filled_key(key);
+  weights.head =
+      layout.place({}, Weight::kHead, {}, slice_of(layout.config(), slice, Weight::kHead));
+  return weights;
+}
+
+Result<CommonWeights> attach_common(const model::ModelSource& source, bool embedding,
+                                    model::WeightsMode mode, const WeightArena& arena) {
+  Layout layout = common_layout(source, mode, arena.bytes());
+  CommonWeights weights = place_common(layout, embedding);
+  TRY(check_filled(layout, arena, "what all slices need"));
+  arena.use_huge_pages();
+  read_norms(source, weights);
+  return weights;
+}
+
+Result<SliceWeights> attach_slice(const model::ModelSource& source, const model::Slice& slice,
+                                  model::WeightsMode mode, const WeightArena& arena) {
+  Layout layout = slice_layout(source, mode, arena.bytes());
+  SliceWeights weights = place_slice(layout, slice);
+  TRY(check_filled(layout, arena, "a slice"));
+  arena.use_huge_pages();
   return weights;
 }
 

@@ -1,12 +1,12 @@
-// The weights of one slice as the CPU keeps them: where each packed matrix lies in the arena.
-// Private to backend/cpu.
+// The weights as the CPU keeps them: where each packed matrix lies in its arena. Private to
+// backend/cpu.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
-#include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 
@@ -17,35 +17,90 @@ struct FfnWeights {
   kernels::PackedMatrix gate, up, down;
 };
 
-struct LayerWeights {
+// What every slice needs: held and computed once.
+struct CommonLayer {
   std::vector<float> input_norm, post_attention_norm, q_a_norm, kv_a_norm;
-  kernels::PackedMatrix q;    // q_proj, or q_b_proj after q_a
   kernels::PackedMatrix q_a;  // empty without q_lora
   kernels::PackedMatrix kv_a;
-  std::vector<kernels::PackedMatrix> key_up;    // per local head: W_uk transposed, [kv_lora, nope]
-  std::vector<kernels::PackedMatrix> value_up;  // per local head: W_uv, [v, kv_lora]
-  kernels::PackedMatrix o;
-  FfnWeights dense;              // dense layers only
-  kernels::PackedMatrix router;  // MoE layers only, from here on
+  kernels::PackedMatrix router;  // MoE layers only
   std::vector<float> router_bias;
-  FfnWeights shared;
+};
+
+struct CommonWeights {
+  kernels::SourceMatrix embedding;  // row-major in the arena; float formats only; may be absent
+  std::vector<CommonLayer> layers;
+  std::vector<float> final_norm;
+};
+
+struct SliceLayer {
+  kernels::PackedMatrix q;  // the slice's heads of q_proj, or of q_b_proj after q_a
+  std::vector<kernels::PackedMatrix> key_up;    // per head: W_uk transposed, [kv_lora, nope]
+  std::vector<kernels::PackedMatrix> value_up;  // per head: W_uv, [v, kv_lora]
+  kernels::PackedMatrix o;
+  FfnWeights dense;   // dense layers only
+  FfnWeights shared;  // MoE layers only, from here on
   std::vector<FfnWeights> experts;
 };
 
-struct CpuWeights {
-  kernels::SourceMatrix embedding;  // row-major in the arena; float formats only
-  std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;
+struct SliceWeights {
+  std::size_t heads = 0;
+  std::vector<SliceLayer> layers;
   kernels::PackedMatrix head;
 };
 
-// Size of the arena for this slice.
-std::size_t planned_bytes(const model::ModelSource& source, const model::Slice& slice,
-                          model::WeightsMode mode);
+// One matrix of an arena.
+struct Placed {
+  PackedPart part;
+  std::size_t offset = 0;
+};
 
-// Fills the arena unless it already holds exactly this, and returns views into it.
-Result<CpuWeights> load_weights(const model::ModelSource& source, const model::Slice& slice,
-                                model::WeightsMode mode, WeightArena& arena, ThreadPool& pool,
-                                const LoadProgress& progress);
+// A matrix as parts of whole panels, of at most `bytes_max` each (but one panel at least), that
+// follow each other in memory; none when it is empty.
+void divide(const Placed& whole, std::size_t bytes_max, std::vector<Placed>& parts);
+
+// Gives matrices their places in an arena, in an order that depends on the configuration alone:
+// used to size the arena, to fill it and to find things in it again.
+class Layout {
+ public:
+  // An empty `arena` only counts: views are empty then. `kind` tells arenas apart.
+  Layout(const model::ModelSource& source, model::WeightsMode mode, std::string_view kind,
+         std::span<std::byte> arena);
+
+  const model::ModelSource& source() const { return source_; }
+  const model::ModelConfig& config() const { return source_.config(); }
+
+  kernels::PackedMatrix place(LayerId layer, model::Weight weight, ExpertId expert,
+                              const model::MatrixSlice& part, bool transposed = false);
+  kernels::SourceMatrix place_embedding();
+
+  std::size_t bytes() const { return end_; }
+  std::span<const Placed> placed() const { return placed_; }
+  // Of these matrices at these places, with the values of this checkpoint. Never 0.
+  std::uint64_t key() const;
+
+ private:
+  std::span<const std::byte> add(const PackedPart& part);
+
+  const model::ModelSource& source_;
+  model::WeightsMode mode_;
+  std::span<std::byte> arena_;
+  std::vector<Placed> placed_;
+  std::size_t end_ = 0;
+  std::uint64_t key_ = 0;
+};
+
+// Layouts of the two kinds of arena, and the views into one.
+Layout common_layout(const model::ModelSource& source, model::WeightsMode mode,
+                     std::span<std::byte> arena);
+Layout slice_layout(const model::ModelSource& source, model::WeightsMode mode,
+                    std::span<std::byte> arena);
+CommonWeights place_common(Layout& layout, bool embedding);  // without the norms
+SliceWeights place_slice(Layout& layout, const model::Slice& slice);
+
+// Views into filled arenas. Errors: not filled with exactly this.
+Result<CommonWeights> attach_common(const model::ModelSource& source, bool embedding,
+                                    model::WeightsMode mode, const WeightArena& arena);
+Result<SliceWeights> attach_slice(const model::ModelSource& source, const model::Slice& slice,
+                                  model::WeightsMode mode, const WeightArena& arena);
 
 }  // namespace conclave::backend

@@ -1,0 +1,212 @@
+#include "backend/packed_part.h"
+
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace conclave::backend {
+namespace {
+
+using kernels::PackedFormat;
+using kernels::Range;
+using kernels::SourceFormat;
+using kernels::SourceMatrix;
+using model::Weight;
+
+constexpr auto kWeightLast = static_cast<std::uint8_t>(Weight::kHead);
+constexpr auto kFormatLast = static_cast<std::uint8_t>(PackedFormat::kInt4);
+
+bool is_expert(Weight weight) {
+  return weight == Weight::kExpertGate || weight == Weight::kExpertUp ||
+         weight == Weight::kExpertDown;
+}
+
+bool has_layer(Weight weight) { return weight != Weight::kEmbedding && weight != Weight::kHead; }
+
+std::size_t element_bytes(PackedFormat format) { return format == PackedFormat::kF32 ? 4 : 2; }
+
+bool is_plain(PackedFormat format) {
+  return format == PackedFormat::kF32 || format == PackedFormat::kF16 ||
+         format == PackedFormat::kBF16;
+}
+
+template <class T>
+T field(std::span<const std::byte> bytes, std::size_t offset) {
+  static_assert(std::endian::native == std::endian::little);
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof value);
+  return value;
+}
+
+template <class T>
+void put(std::span<std::byte> bytes, std::size_t offset, T value) {
+  std::memcpy(bytes.data() + offset, &value, sizeof value);
+}
+
+Error bad_field(std::string_view name, std::uint64_t found, std::string_view expected) {
+  return corrupt("packed part: " + std::string(name) + " " + std::to_string(found) + ", expected " +
+                 std::string(expected));
+}
+
+Result<Range> decode_range(std::span<const std::byte> bytes, std::size_t offset,
+                           std::string_view name) {
+  const Range range = {field<std::uint32_t>(bytes, offset),
+                       field<std::uint32_t>(bytes, offset + 4)};
+  if (range.end > kPartDimensionMax) {
+    return bad_field(name, range.end, "at most " + std::to_string(kPartDimensionMax));
+  }
+  if (range.begin >= range.end) {
+    return bad_field(name, range.begin, "less than their end, " + std::to_string(range.end));
+  }
+  return range;
+}
+
+// The matrix as this format's panels; nothing here may reach a CHECK of pack_panel.
+Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
+  const PackedFormat native = kernels::native_format(matrix.format);
+  const Error bad =
+      invalid_input(describe(part) + ": cannot be made from " + std::string(kernels::name(native)));
+  if (part.weight == Weight::kEmbedding) {  // rows as they are, which are read one at a time
+    const bool whole = part.cols == Range{0, matrix.cols} && !part.transposed;
+    if (!whole || part.format != native || !is_plain(native)) return bad;
+    return {};
+  }
+  switch (part.format) {
+    case PackedFormat::kF32:
+    case PackedFormat::kInt8:
+      return {};
+    case PackedFormat::kF16:
+    case PackedFormat::kBF16:
+    case PackedFormat::kFp8:
+      if (part.format != native) return bad;
+      return {};
+    case PackedFormat::kInt4:
+      if (native != PackedFormat::kInt4 || part.transposed ||
+          part.cols.begin % kernels::kGroup != 0 || part.cols.size() % kernels::kGroup != 0) {
+        return bad;
+      }
+      return {};
+  }
+  return bad;
+}
+
+Result<SourceMatrix> find(const model::ModelSource& source, const PackedPart& part) {
+  if (!source.has(part.layer, part.weight, part.expert)) {
+    return invalid_input(describe(part) + ": the model has no such weight");
+  }
+  const SourceMatrix matrix = source.matrix(part.layer, part.weight, part.expert);
+  const auto outside = [](Range range, std::size_t size) {
+    return range.begin >= range.end || range.end > size;
+  };
+  if (outside(part.rows, matrix.rows) || outside(part.cols, matrix.cols)) {
+    return invalid_input(describe(part) + ": empty or outside of the matrix of [" +
+                         std::to_string(matrix.rows) + ", " + std::to_string(matrix.cols) + "]");
+  }
+  TRY(check_format(part, matrix));
+  return matrix;
+}
+
+}  // namespace
+
+std::size_t PackedPart::block_offset() const {
+  const std::size_t begin = transposed ? rows.begin : cols.begin;
+  return format == PackedFormat::kFp8 ? begin % kernels::kFp8BlockSize : 0;
+}
+
+std::size_t PackedPart::size_bytes() const {
+  if (weight == Weight::kEmbedding) return rows.size() * cols.size() * element_bytes(format);
+  return kernels::packed_bytes(format, lanes(), inputs(), block_offset());
+}
+
+std::string describe(const PackedPart& part) {
+  const auto text = [](Range range) {
+    return std::to_string(range.begin) + ":" + std::to_string(range.end);
+  };
+  std::string out = "packed part: weight " + std::to_string(static_cast<unsigned>(part.weight));
+  if (has_layer(part.weight)) out += " of layer " + std::to_string(part.layer.value);
+  if (is_expert(part.weight)) out += ", expert " + std::to_string(part.expert.value);
+  return out + " [" + text(part.rows) + ", " + text(part.cols) + "]" +
+         (part.transposed ? " transposed" : "") + " as " + std::string(name(part.format));
+}
+
+std::array<std::byte, kPartEncodingSize> encode_part(const PackedPart& part) {
+  std::array<std::byte, kPartEncodingSize> bytes{};
+  put(bytes, 0, kPartVersion);
+  put(bytes, 1, static_cast<std::uint8_t>(part.weight));
+  put(bytes, 2, static_cast<std::uint8_t>(part.format));
+  put(bytes, 3, static_cast<std::uint8_t>(part.transposed ? 1 : 0));
+  put(bytes, 4, part.layer.value);
+  put(bytes, 6, part.expert.value);
+  std::size_t offset = 8;
+  for (const std::size_t edge : {part.rows.begin, part.rows.end, part.cols.begin, part.cols.end}) {
+    CHECK(edge <= kPartDimensionMax);
+    put(bytes, offset, static_cast<std::uint32_t>(edge));
+    offset += 4;
+  }
+  put(bytes, offset, static_cast<std::uint64_t>(part.size_bytes()));
+  return bytes;
+}
+
+Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
+  if (bytes.size() != kPartEncodingSize) {
+    return bad_field("size", bytes.size(), std::to_string(kPartEncodingSize) + " bytes");
+  }
+  const auto version = field<std::uint8_t>(bytes, 0);
+  if (version != kPartVersion) return bad_field("version", version, std::to_string(kPartVersion));
+  const auto weight = field<std::uint8_t>(bytes, 1);
+  if (weight > kWeightLast) return bad_field("weight", weight, "a known one");
+  const auto format = field<std::uint8_t>(bytes, 2);
+  if (format > kFormatLast) return bad_field("format", format, "a known one");
+  const auto transposed = field<std::uint8_t>(bytes, 3);
+  if (transposed > 1) return bad_field("transposed", transposed, "0 or 1");
+  PackedPart part;
+  part.weight = static_cast<Weight>(weight);
+  part.format = static_cast<PackedFormat>(format);
+  part.transposed = transposed == 1;
+  part.layer.value = field<std::uint16_t>(bytes, 4);
+  part.expert.value = field<std::uint16_t>(bytes, 6);
+  if (!has_layer(part.weight) && part.layer.value != 0) {
+    return bad_field("layer", part.layer.value, "0 for a weight outside the layers");
+  }
+  if (!is_expert(part.weight) && part.expert.value != 0) {
+    return bad_field("expert", part.expert.value, "0 for a weight that is no expert's");
+  }
+  part.rows = TRY(decode_range(bytes, 8, "rows"));
+  part.cols = TRY(decode_range(bytes, 16, "columns"));
+  if (part.weight == Weight::kEmbedding && (part.transposed || !is_plain(part.format))) {
+    return bad_field("format", format, "f32, f16 or bf16 for the embedding");
+  }
+  const auto size = field<std::uint64_t>(bytes, 24);
+  if (size != part.size_bytes()) {
+    return bad_field("bytes", size, std::to_string(part.size_bytes()) + " for its panels");
+  }
+  if (size > kPartBytesMax) {
+    return bad_field("bytes", size, "at most " + std::to_string(kPartBytesMax));
+  }
+  return part;
+}
+
+Result<void> pack_part(const model::ModelSource& source, const PackedPart& part, ThreadPool& pool,
+                       std::span<std::byte> out) {
+  const SourceMatrix matrix = TRY(find(source, part));
+  if (out.size() != part.size_bytes()) {
+    return invalid_input(describe(part) + ": " + std::to_string(out.size()) +
+                         " bytes of room, expected " + std::to_string(part.size_bytes()));
+  }
+  TRY(source.check(part.layer, part.weight, part.expert, part.rows));
+  if (part.weight == Weight::kEmbedding) {
+    const std::size_t row_bytes = matrix.cols * element_bytes(part.format);
+    std::memcpy(out.data(), matrix.weights.data() + part.rows.begin * row_bytes, out.size());
+  } else {
+    const std::size_t bytes = kernels::panel_bytes(part.format, part.inputs(), part.block_offset());
+    pool.parallel_for(out.size() / bytes, [&](std::size_t panel, std::size_t) {
+      kernels::pack_panel(matrix, part.rows, part.cols, part.transposed, part.format, panel,
+                          out.subspan(panel * bytes, bytes));
+    });
+  }
+  source.drop(matrix, part.rows);
+  return {};
+}
+
+}  // namespace conclave::backend

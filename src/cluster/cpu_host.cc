@@ -1,0 +1,435 @@
+#include "cluster/cpu_host.h"
+
+#include <algorithm>
+#include <charconv>
+#include <random>
+#include <utility>
+
+#include "base/check.h"
+#include "cluster/facts.h"
+
+namespace conclave::cluster {
+namespace {
+
+constexpr std::size_t kAttention = SIZE_MAX;  // stands for the slice of replicated attention
+constexpr Duration kProgressEvery = std::chrono::milliseconds(100);
+constexpr std::string_view kKvPrefix = "kv-";
+
+std::string hex(std::uint64_t value) {
+  std::array<char, 17> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value, 16).ptr;
+  return {text.data(), end};
+}
+
+std::string range_text(kernels::Range range) {
+  return std::to_string(range.begin) + "-" + std::to_string(range.end);
+}
+
+// Equal names have equal contents, whatever layout they serve: what a new layout needs again stays.
+std::string slice_name(const Layout& layout, const model::Slice& slice) {
+  return "slice-" + hex(layout.model) + "-h" + range_text(slice.heads) + "-e" +
+         range_text(slice.expert_columns) + "-s" + range_text(slice.shared_columns) + "-d" +
+         range_text(slice.dense_columns) + "-v" + range_text(slice.vocab);
+}
+
+model::Slice attention_slice(const model::ModelConfig& config) {
+  model::Slice slice;
+  slice.heads = {0, config.n_heads};
+  slice.embedding = false;
+  return slice;
+}
+
+std::uint64_t random_id() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32 | device()) | 1u;
+}
+
+// Checkpoints in `dir`: itself, or the folders in it.
+std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& dir) {
+  std::error_code ignored;
+  if (std::filesystem::exists(dir / "config.json", ignored)) return {dir};
+  std::vector<std::filesystem::path> found;
+  std::filesystem::directory_iterator entry(dir, ignored);
+  for (; !ignored && entry != std::filesystem::directory_iterator(); entry.increment(ignored)) {
+    if (std::filesystem::exists(entry->path() / "config.json", ignored)) {
+      found.push_back(entry->path());
+    }
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
+}  // namespace
+
+CpuHost::CpuHost(const WorkerOptions& options, WorkerChannel& channel, WorkerPulse& pulse,
+                 const Clock& clock, transport::Endpoint data)
+    : options_(options),
+      channel_(channel),
+      pulse_(pulse),
+      clock_(clock),
+      data_(std::move(data)),
+      thread_([this] { run(); }) {}
+
+CpuHost::~CpuHost() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void CpuHost::want(const wire::pb::Assignment& assignment) {
+  if (!assignment.has_layout()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    wire::pb::Assignment without = assignment;
+    without.clear_epoch();
+    without.clear_kill_worker();
+    if (wanted_ && wanted_->SerializeAsString() == without.SerializeAsString()) return;
+    wanted_ = std::move(without);
+    changed_ = true;
+  }
+  wake_.notify_all();
+}
+
+// --- the loading thread -----------------------------------------------------------------------
+
+bool CpuHost::superseded() const {
+  const std::lock_guard lock(mutex_);
+  return changed_ || ending_;
+}
+
+void CpuHost::run() {
+  for (;;) {
+    wire::pb::Assignment assignment;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return changed_ || ending_; });
+      if (ending_) return;
+      changed_ = false;
+      assignment = *wanted_;
+    }
+    if (const Result<void> loaded = load(assignment); !loaded) {
+      wire::pb::FromWorker message;
+      message.mutable_failed()->set_error(loaded.error().message);
+      static_cast<void>(channel_.send(message));
+      return;
+    }
+  }
+}
+
+Result<CpuHost::Memory> CpuHost::memory(const std::string& name, std::size_t bytes) {
+  if (const auto it = memories_.find(name); it != memories_.end()) return it->second;
+  if (const auto kept = options_.kept.find(name); kept != options_.kept.end()) {
+    backend::SharedMemory attached = TRY(backend::SharedMemory::attach(kept->second));
+    options_.kept.erase(kept);
+    auto memory = std::make_shared<backend::SharedMemory>(std::move(attached));
+    if (memory->bytes().size() >= bytes) return memories_[name] = std::move(memory);
+  }
+  auto memory =
+      std::make_shared<backend::SharedMemory>(TRY(backend::SharedMemory::create_shared(bytes)));
+  if (!channel_.keep(name, memory->fd())) return unavailable("the agent is gone");
+  return memories_[name] = std::move(memory);
+}
+
+// The KV cache of an earlier worker, if it is of this model, else a new one.
+Result<void> CpuHost::take_kv(Loaded& loaded) {
+  const std::size_t bytes =
+      backend::cpu_kv_bytes(loaded.source->config(), loaded.cpu.limits, loaded.cpu.exact);
+  const std::uint64_t key = backend::cpu_kv_key(*loaded.source, loaded.cpu);
+  std::vector<std::string> names;
+  for (const auto& [name, memory] : memories_) names.push_back(name);
+  for (const auto& [name, fd] : options_.kept) names.push_back(name);
+  for (const std::string& name : names) {
+    if (!name.starts_with(kKvPrefix)) continue;
+    Memory kv = TRY(memory(name, bytes));
+    std::uint64_t id = 0;
+    std::from_chars(name.data() + kKvPrefix.size(), name.data() + name.size(), id, 16);
+    if (kv->filled_key() != key || kv->bytes().size() < bytes || id == 0) continue;
+    loaded.kv = std::move(kv);
+    loaded.kv_id = id;
+    loaded.names.insert(name);
+    return {};
+  }
+  loaded.kv_id = random_id();
+  const std::string name = std::string(kKvPrefix) + hex(loaded.kv_id);
+  loaded.kv = TRY(memory(name, bytes));
+  loaded.names.insert(name);
+  return {};
+}
+
+Result<std::shared_ptr<model::ModelSource>> CpuHost::find_source(std::uint64_t fingerprint) {
+  std::string looked;
+  for (const std::filesystem::path& dir : options_.model_dirs) {
+    for (const std::filesystem::path& checkpoint : checkpoints_in(dir)) {
+      Result<model::ModelSource> source = model::ModelSource::open(checkpoint);
+      if (source && source.value().fingerprint() == fingerprint) {
+        return std::make_shared<model::ModelSource>(std::move(source).value());
+      }
+      looked += (looked.empty() ? "" : ", ") + checkpoint.string();
+      if (!source) looked += " (" + source.error().message + ")";
+    }
+  }
+  return not_found("this machine does not have the model's files" +
+                   (looked.empty() ? std::string() : "; looked at " + looked));
+}
+
+Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
+    const wire::pb::Assignment& assignment) {
+  auto loaded = std::make_shared<Loaded>();
+  loaded->layout = TRY(from_message(assignment.layout()));
+  loaded->source = TRY(find_source(loaded->layout.model));
+  loaded->cpu.isa = options_.isa;
+  loaded->cpu.threads = options_.threads;
+  loaded->cpu.exact = loaded->layout.exact;
+  loaded->cpu.weights = loaded->layout.weights;
+  loaded->cpu.limits = {.rows_max = loaded->layout.rows_max, .pages = loaded->layout.pages};
+  loaded->embedding = assignment.embedding();
+  if (loaded->embedding) {  // only the first rank admits requests
+    auto text = text::TextModel::load(loaded->source->dir(), loaded->source->config().vocab_size);
+    if (text) {
+      loaded->text = std::move(text).value();
+    } else if (text.error().code != ErrorCode::kNotFound) {
+      return text.error();
+    }
+  }
+  TRY(take_kv(*loaded));
+  return loaded;
+}
+
+backend::LoadProgress CpuHost::progress(std::size_t part_bytes) {
+  const std::uint64_t before = done_bytes_;
+  done_bytes_ += part_bytes;
+  return [this, before](std::uint64_t done, std::uint64_t) {
+    pulse_.progress = pulse_.progress + 1;
+    const Time now = clock_.now();
+    if (reported_at_ && now - *reported_at_ < kProgressEvery) return;
+    reported_at_ = now;
+    wire::pb::FromWorker message;
+    message.mutable_loading()->set_done_bytes(before + done);
+    message.mutable_loading()->set_total_bytes(total_bytes_);
+    static_cast<void>(channel_.send(message));
+  };
+}
+
+Result<void> CpuHost::load_virtual_rank(Loaded& loaded, std::size_t v,
+                                        backend::PackedSource& from) {
+  const model::Slice& slice = loaded.layout.virtual_ranks[v].slice;
+  const std::string name = slice_name(loaded.layout, slice);
+  const std::size_t bytes = backend::cpu_slice_bytes(*loaded.source, slice, loaded.cpu);
+  const Memory arena = TRY(memory(name, bytes));
+  TRY(backend::load_slice(*loaded.source, slice, loaded.cpu, from, *arena, progress(bytes)));
+  const std::lock_guard lock(mutex_);
+  loaded.slices[v] = arena;
+  loaded.names.insert(name);
+  return {};
+}
+
+Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
+  std::shared_ptr<Loaded> loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    loaded = loaded_;
+  }
+  const bool anew = !loaded || loaded->layout.id != assignment.layout().id();
+  if (anew) loaded = TRY(begin_layout(assignment));
+  ThreadPool pool(anew ? options_.threads : 1);  // beside a step, loading takes one core at most
+  backend::LocalPackedSource from(*loaded->source, pool);
+
+  std::vector<std::size_t> todo;
+  std::set<std::string> names = loaded->names;
+  total_bytes_ = done_bytes_ = 0;
+  for (const std::uint32_t v : assignment.hold()) {
+    if (v >= loaded->layout.virtual_ranks.size()) return corrupt("hold: no such virtual rank");
+    names.insert(slice_name(loaded->layout, loaded->layout.virtual_ranks[v].slice));
+    if (loaded->slices.contains(v)) continue;
+    todo.push_back(v);
+    total_bytes_ += loaded->layout.virtual_ranks[v].weight_bytes;
+  }
+  if (anew) {
+    const std::size_t bytes =
+        backend::cpu_common_bytes(*loaded->source, loaded->embedding, loaded->cpu);
+    const std::string name =
+        "common-" + hex(loaded->layout.model) + (loaded->embedding ? "-embedding" : "");
+    total_bytes_ += bytes;
+    loaded->common = TRY(memory(name, bytes));
+    loaded->names.insert(name);
+    TRY(backend::load_common(*loaded->source, loaded->embedding, loaded->cpu, from, *loaded->common,
+                             progress(bytes)));
+    if (loaded->layout.strategy == plan::Strategy::kSliceRa) {
+      const model::Slice slice = attention_slice(loaded->source->config());
+      const std::size_t all_heads = backend::cpu_slice_bytes(*loaded->source, slice, loaded->cpu);
+      const std::string attention = slice_name(loaded->layout, slice);
+      loaded->attention = TRY(memory(attention, all_heads));
+      loaded->names.insert(attention);
+      TRY(backend::load_slice(*loaded->source, slice, loaded->cpu, from, *loaded->attention,
+                              progress(all_heads)));
+    }
+  }
+  forget_unwanted(assignment, *loaded);
+  {
+    const std::lock_guard lock(mutex_);
+    loaded_ = loaded;
+  }
+  // What earlier workers left complete is there at once: the head should not take it for missing.
+  std::ranges::stable_partition(todo, [&](std::size_t v) {
+    const std::string name = slice_name(loaded->layout, loaded->layout.virtual_ranks[v].slice);
+    return memories_.contains(name) || options_.kept.contains(name);
+  });
+  bool told = false;
+  for (const std::size_t v : todo) {
+    if (superseded()) break;
+    const std::string name = slice_name(loaded->layout, loaded->layout.virtual_ranks[v].slice);
+    const bool there = memories_.contains(name) || options_.kept.contains(name);
+    if (!there && !std::exchange(told, true)) send_held(*loaded);
+    TRY(load_virtual_rank(*loaded, v, from));
+    if (told) send_held(*loaded);
+  }
+  send_held(*loaded);
+  names.insert(loaded->names.begin(), loaded->names.end());
+  drop_unused(names);
+  return {};
+}
+
+// Virtual ranks that others hold now, except those that this rank computes.
+void CpuHost::forget_unwanted(const wire::pb::Assignment& assignment, Loaded& loaded) {
+  const std::lock_guard lock(mutex_);
+  const std::set<std::size_t> hold(assignment.hold().begin(), assignment.hold().end());
+  std::erase_if(loaded.slices, [&](const auto& entry) {
+    const std::size_t v = entry.first;
+    if (hold.contains(v) || std::ranges::find(active_, v) != active_.end()) return false;
+    loaded.names.erase(slice_name(loaded.layout, loaded.layout.virtual_ranks[v].slice));
+    return true;
+  });
+}
+
+void CpuHost::send_held(const Loaded& loaded) {
+  wire::pb::FromWorker message;
+  wire::pb::Held* held = message.mutable_held();
+  held->set_layout(loaded.layout.id);
+  for (const auto& [v, arena] : loaded.slices) {
+    held->add_virtual_ranks(static_cast<std::uint32_t>(v));
+  }
+  held->set_backend("cpu");
+  std::size_t context = loaded.source->config().max_positions;
+  if (options_.engine.context_max > 0) context = std::min(context, options_.engine.context_max);
+  held->set_context_max(std::min(context, loaded.cpu.limits.pages * backend::kPageTokens));
+  held->set_kv(loaded.kv_id);
+  *held->mutable_data() = to_message(data_);
+  static_cast<void>(channel_.send(message));
+}
+
+// Lets go of memory that neither this assignment nor the backend needs.
+void CpuHost::drop_unused(const std::set<std::string>& used) {
+  for (auto it = options_.kept.begin(); it != options_.kept.end();) {
+    if (used.contains(it->first)) {
+      ++it;
+      continue;
+    }
+    static_cast<void>(channel_.drop(it->first));
+    FileDescriptor closes(it->second);
+    it = options_.kept.erase(it);
+  }
+  for (auto it = memories_.begin(); it != memories_.end();) {
+    // One use is this map's; a backend that still computes with it has another.
+    if (used.contains(it->first) || it->second.use_count() > 1) {
+      ++it;
+      continue;
+    }
+    static_cast<void>(channel_.drop(it->first));
+    it = memories_.erase(it);
+  }
+}
+
+// --- the worker's thread ----------------------------------------------------------------------
+
+Result<void> CpuHost::start_backend(const std::shared_ptr<Loaded>& loaded) {
+  backend::CpuParts parts{
+      .common = *loaded->common, .embedding = loaded->embedding, .slices = {}, .kv = *loaded->kv};
+  std::vector<std::pair<std::size_t, Memory>> in_backend;
+  if (loaded->attention) {
+    parts.slices.push_back({attention_slice(loaded->source->config()), *loaded->attention});
+    in_backend.emplace_back(kAttention, loaded->attention);
+  }
+  backend_ = TRY(backend::make_cpu_backend(*loaded->source, parts, loaded->cpu));
+  in_backend_ = std::move(in_backend);
+  computing_ = loaded;
+  return {};
+}
+
+// Where in the backend a virtual rank's slice stands; adds it if it is not there yet.
+Result<std::size_t> CpuHost::place_of(std::size_t v, const Loaded& loaded) {
+  for (std::size_t i = 0; i < in_backend_.size(); ++i) {
+    if (in_backend_[i].first == v) return i;
+  }
+  Memory arena;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = loaded.slices.find(v);
+    if (it == loaded.slices.end()) {
+      return not_found("virtual rank " + std::to_string(v) + " is not in memory");
+    }
+    arena = it->second;
+  }
+  TRY(backend_->hold(*loaded.source, loaded.layout.virtual_ranks[v].slice, *arena));
+  in_backend_.emplace_back(v, arena);
+  return in_backend_.size() - 1;
+}
+
+Result<backend::Backend*> CpuHost::activate(std::span<const std::size_t> virtual_ranks) {
+  std::shared_ptr<Loaded> loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    loaded = loaded_;
+  }
+  if (!loaded) return not_found("no model is in memory");
+  if (computing_ != loaded) TRY(start_backend(loaded));
+  Result<std::vector<std::size_t>> places = places_of(virtual_ranks, *loaded);
+  if (!places) return places.error();
+  // Slices stand in the backend in the order of their coming; active ones are to be in that of the
+  // virtual ranks.
+  if (!std::ranges::is_sorted(*places)) {
+    release_all();
+    places = places_of(virtual_ranks, *loaded);
+    if (!places) return places.error();
+  }
+  backend_->activate(*places);
+  const std::lock_guard lock(mutex_);
+  active_.assign(virtual_ranks.begin(), virtual_ranks.end());
+  return backend_.get();
+}
+
+Result<std::vector<std::size_t>> CpuHost::places_of(std::span<const std::size_t> virtual_ranks,
+                                                    const Loaded& loaded) {
+  std::vector<std::size_t> places;
+  if (loaded.attention) places.push_back(0);
+  for (const std::size_t v : virtual_ranks) places.push_back(TRY(place_of(v, loaded)));
+  return places;
+}
+
+// All but the replicated attention, so that arenas that nobody wants any more can go.
+void CpuHost::release_all() {
+  backend_->activate({});
+  const std::size_t kept = computing_->attention ? 1 : 0;
+  while (in_backend_.size() > kept) {
+    backend_->release(in_backend_.size() - 1);
+    in_backend_.pop_back();
+  }
+}
+
+engine::Division CpuHost::division() const {
+  engine::Division division;
+  division.attention_replicated = computing_->attention != nullptr;
+  division.attention_slice = 0;
+  for (const VirtualRank& rank : computing_->layout.virtual_ranks) {
+    division.vocab_of_virtual_rank.push_back(rank.slice.vocab);
+  }
+  return division;
+}
+
+const text::TextModel* CpuHost::text() const {
+  return computing_ && computing_->text ? &*computing_->text : nullptr;
+}
+
+}  // namespace conclave::cluster

@@ -1,0 +1,184 @@
+// Which nodes live, what each holds, and where the model is placed.
+#include <algorithm>
+#include <utility>
+
+#include "cluster/head_state.h"
+
+namespace conclave::cluster {
+namespace {
+
+// What one tick may add to a node's silence: more means that the head itself was stopped.
+constexpr Duration kTickMax = std::chrono::milliseconds(250);
+
+}  // namespace
+
+void Head::State::tick_nodes(Time now) {
+  const Duration passed = std::clamp(now - last_tick, Duration::zero(), kTickMax);
+  last_tick = now;
+  for (auto& [id, node] : nodes) {
+    if (!node.connected) continue;
+    const bool was_alive = alive(node, now);
+    node.silence += passed;
+    if (node.report.busy()) node.stuck += passed;
+    if (node.banned_until && now >= *node.banned_until) {
+      node.banned_until.reset();
+      node.blamed = 0;
+      holdings_stale = true;
+    }
+    if (was_alive && !alive(node, now)) {
+      holdings_stale = true;
+      note(now, name_of(id) + " is silent");
+    }
+  }
+}
+
+bool Head::State::alive(const NodeState& node, Time now) const {
+  return node.connected && !node.removed && node.silence < options.silence_limit &&
+         node.report.worker() != wire::pb::WORKER_FAILED &&
+         !(node.banned_until && now < *node.banned_until);
+}
+
+bool Head::State::ready(const NodeState& node, Time now) const {
+  return alive(node, now) && node.report.worker() == wire::pb::WORKER_READY &&
+         node.report.layout() == layout.id && node.killed_life != node.report.worker_life();
+}
+
+std::set<std::size_t> Head::State::held(const NodeState& node) const {
+  std::set<std::size_t> held;
+  if (node.report.layout() != layout.id) return held;
+  for (const std::uint32_t v : node.report.held()) {
+    if (v < layout.virtual_ranks.size()) held.insert(v);
+  }
+  return held;
+}
+
+std::vector<NodeFacts> Head::State::living(Time now) const {
+  std::vector<NodeFacts> facts;  // the map's order: the head first
+  for (const auto& [id, node] : nodes) {
+    if (alive(node, now) && !node.drained) facts.push_back(node.facts);
+  }
+  return facts;
+}
+
+bool Head::State::place(Time now, const char* why) {
+  const std::vector<NodeFacts> facts = living(now);
+  if (facts.empty() || facts.front().node != kHeadNode) return false;
+  Result<Layout> placed = placer.place(facts);
+  if (!placed) {
+    placing_problem = placed.error().message;
+    return false;
+  }
+  const std::uint64_t id = layout.id + 1;
+  layout = std::move(placed).value();
+  layout.id = id;
+  placing_problem.clear();
+  short_since.reset();
+  holdings_stale = true;
+  for (auto& [node, state] : nodes) state.useful_since.reset();
+  if (epoch.live) break_epoch(now, "the model is divided anew", true);
+  note(now,
+       "the model is divided over " + std::to_string(layout.homes.size()) + " machines: " + why);
+  return true;
+}
+
+void Head::State::place_if_needed(Time now) {
+  if (layout.id != 0) return;
+  const std::vector<NodeFacts> facts = living(now);
+  if (facts.size() < options.nodes_min) {
+    placing_problem = std::to_string(facts.size()) + " of " + std::to_string(options.nodes_min) +
+                      " machines are here";
+    return;
+  }
+  if (now - last_hello < options.gather) return;
+  place(now, "all are here");
+}
+
+// Decides anew who holds what, when something has changed that it depends on.
+void Head::State::plan_holdings(Time now) {
+  constexpr Duration kTryAgain = std::chrono::milliseconds(500);
+  if (short_since && now - short_tried < kTryAgain) return;
+  if (!std::exchange(holdings_stale, false)) return;
+  std::vector<NodeRoom> rooms;
+  Holdings in_memory;
+  for (const auto& [id, node] : nodes) {
+    if (!alive(node, now) || node.drained) continue;
+    rooms.push_back({id, static_cast<std::uint64_t>(node.facts.machine.usable_bytes)});
+    in_memory[id] = held(node);
+  }
+  const std::size_t copies = rooms.size() > 1 ? 1 + options.cover_losses : 1;
+  const Holdings wanted = assign_holdings(layout, rooms, in_memory, copies);
+  if (!uncovered(layout, wanted).empty()) {
+    // In whole virtual ranks it does not fit any more; divided anew it may.
+    if (place(now, "the rest holds it differently")) return plan_holdings(now);
+    holdings_stale = true;  // until machines come back
+    short_tried = now;
+    if (!short_since) {
+      short_since = now;
+      note(now, "the machines that are left cannot hold the model: " + placing_problem);
+    }
+    if (now - *short_since >= options.short_limit) {
+      fail_all(unavailable("the machines that are left cannot hold the model: " + placing_problem));
+    }
+    return;
+  }
+  short_since.reset();
+  rebuilding = false;
+  for (auto& [id, node] : nodes) {
+    const auto it = wanted.find(id);
+    node.hold = it == wanted.end() ? std::set<std::size_t>{} : it->second;
+    const std::set<std::size_t> has = held(node);
+    rebuilding = rebuilding || !std::ranges::includes(has, node.hold);
+  }
+  Holdings now_held;
+  for (const auto& [id, node] : nodes) {
+    if (ready(node, now) && !node.drained) now_held[id] = held(node);
+  }
+  survives = losses_survived(layout, now_held);
+}
+
+wire::pb::Assignment Head::State::assignment_for(const NodeState& node) const {
+  wire::pb::Assignment assignment;
+  assignment.set_head(options.life);
+  assignment.set_node(node.facts.node.value);
+  if (layout.id != 0) *assignment.mutable_layout() = to_message(layout);
+  std::set<std::size_t> hold = node.hold;
+  // What it computes it keeps until others do that.
+  if (epoch.live && epoch.layout == layout.id) {
+    for (std::size_t v = 0; v < epoch.computing.size(); ++v) {
+      if (epoch.computing[v] == node.facts.node) hold.insert(v);
+    }
+  }
+  // Homes first: without them nobody can begin.
+  const auto is_home = [&](std::size_t v) {
+    return layout.homes[layout.virtual_ranks[v].group] == node.facts.node;
+  };
+  for (const bool home : {true, false}) {
+    for (const std::size_t v : hold) {
+      if (is_home(v) == home) assignment.add_hold(static_cast<std::uint32_t>(v));
+    }
+  }
+  assignment.set_embedding(node.facts.node == kHeadNode);
+  assignment.set_drained(node.drained);
+  if (node.killed_life == node.report.worker_life() && node.killed_life) {
+    assignment.set_kill_worker(*node.killed_life);
+  }
+  const bool member = std::ranges::find(epoch.ranks, node.facts.node) != epoch.ranks.end();
+  if (epoch.live && member) *assignment.mutable_epoch() = epoch_message(node.facts.node);
+  return assignment;
+}
+
+// To each node whose assignment has changed; to all with `resend`, in case one was lost.
+void Head::State::send_assignments(Time now, bool resend) {
+  if (resend) last_sent = now;
+  for (auto& [id, node] : nodes) {
+    if (!node.connected) continue;
+    wire::pb::Assignment assignment = assignment_for(node);
+    const std::string text = assignment.SerializeAsString();
+    if (text == node.last_assignment && !resend) continue;
+    node.last_assignment = text;
+    assignment.set_sequence(++node.assignment_sequence);
+    actions.push_back(SendAssignment{id, std::move(assignment)});
+  }
+}
+
+}  // namespace conclave::cluster

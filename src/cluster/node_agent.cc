@@ -1,0 +1,288 @@
+// conclave node: finds its head, does what that says, comes back when either was away.
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <random>
+#include <utility>
+
+#include "cluster/cluster.h"
+#include "cluster/control_hub.h"
+#include "cluster/facts.h"
+#include "cluster/identity_memory.h"
+#include "cluster/pairing.h"
+
+namespace conclave::cluster {
+namespace {
+
+constexpr Duration kTick = std::chrono::milliseconds(50);
+constexpr Duration kRetryFirst = std::chrono::milliseconds(200);
+constexpr Duration kRetryMax = std::chrono::seconds(2);
+
+std::uint64_t random_life() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32 | device()) | 1u;
+}
+
+class NodeAgent {
+ public:
+  NodeAgent(const NodeAgentOptions& options, const Clock& clock, StateDir state,
+            transport::Identity identity)
+      : options_(options),
+        clock_(clock),
+        state_(std::move(state)),
+        identity_(std::move(identity)) {}
+
+  Result<void> start();
+  Result<int> run();
+
+ private:
+  Result<void> start_hub();
+  Result<void> start_host();
+  Result<void> choose_pool();
+  void call();
+  void on_open(const OpenedConnection& connection);
+  void on_message(ConnectionId id, std::string_view payload);
+  void on_close(ConnectionId id, const std::string& reason);
+  void on_pair_answer(std::string_view payload);
+  void on_to_node(std::string_view payload);
+  void say_hello();
+  std::vector<HostPort> addresses() const;
+  void event(const std::string& text) const {
+    spdlog::info("{}", text);
+    if (options_.on_event) options_.on_event(text);
+  }
+
+  NodeAgentOptions options_;
+  const Clock& clock_;
+  StateDir state_;
+  transport::Identity identity_;
+  std::uint64_t life_ = random_life();
+  std::optional<PairCode> code_;  // still to be shown
+  std::optional<JoinedPool> pool_;
+  std::unique_ptr<ControlHub> hub_;
+  std::unique_ptr<WorkerHost> host_;
+  std::optional<ConnectionId> calling_;
+  std::optional<ConnectionId> head_;
+  transport::Fingerprint paired_with_{};
+  HostPort head_address_;
+  std::size_t next_address_ = 0;
+  Time call_at_{};
+  Duration retry_ = kRetryFirst;
+  std::optional<Error> end_;
+};
+
+Result<void> NodeAgent::choose_pool() {
+  if (!options_.join_code.empty()) {
+    code_ = TRY(parse_pair_code(options_.join_code));
+    return {};
+  }
+  pool_ = TRY(load_pool(state_));
+  if (pool_) return {};
+  return not_found(
+      "this machine belongs to no pool yet: run `conclave pair` on the head and "
+      "start the line that it prints here");
+}
+
+Result<void> NodeAgent::start_hub() {
+  HubHandlers handlers;
+  handlers.trust = [](const transport::Fingerprint&) { return Trust::kRefused; };  // nobody calls
+  handlers.on_open = [this](const OpenedConnection& connection) { on_open(connection); };
+  handlers.on_message = [this](ConnectionId id, std::string_view payload) {
+    on_message(id, payload);
+  };
+  handlers.on_close = [this](ConnectionId id, const std::string& reason) { on_close(id, reason); };
+  handlers.on_refused = [](const std::string&, const std::string&) {};
+  hub_ = TRY(ControlHub::create(identity_, {.build = CONCLAVE_VERSION}, std::move(handlers)));
+  return {};
+}
+
+Result<void> NodeAgent::start_host() {
+  WorkerHostOptions host;
+  host.program = options_.program;
+  host.worker = options_.worker;
+  host.worker.host_id = options_.host_id;
+  if (host.worker.listen_host.empty()) host.worker.listen_host = kEverywhere;
+  host.node.supervisor = options_.supervisor;
+  WorkerHostHandlers handlers;
+  handlers.on_report = [this](const wire::pb::Report& report) {
+    if (!head_) return;
+    wire::pb::FromNode message;
+    *message.mutable_report() = report;
+    hub_->send(*head_, message);
+  };
+  handlers.on_message = [](const wire::pb::FromWorker&) {};  // only rank 0 has requests
+  host_ = TRY(WorkerHost::create(std::move(host), clock_, std::move(handlers)));
+  host_->keep(kIdentityMemory, TRY(identity_memory(identity_)));
+  return {};
+}
+
+Result<void> NodeAgent::start() {
+  TRY(choose_pool());
+  TRY(start_hub());
+  return start_host();
+}
+
+// --- the head ---------------------------------------------------------------------------------
+
+std::vector<HostPort> NodeAgent::addresses() const {
+  std::vector<HostPort> addresses;
+  if (!options_.peer.empty()) {
+    if (Result<HostPort> peer = parse_host_port(options_.peer, 0)) addresses.push_back(*peer);
+  }
+  const std::vector<HostPort> known = code_ ? code_->addresses : pool_->addresses();
+  addresses.insert(addresses.end(), known.begin(), known.end());
+  return addresses;
+}
+
+void NodeAgent::call() {
+  if (head_ || calling_ || clock_.now() < call_at_) return;
+  const std::vector<HostPort> all = addresses();
+  if (all.empty()) {
+    end_ = not_found("no address of the head is known: give --peer host:port");
+    return;
+  }
+  head_address_ = all[next_address_++ % all.size()];
+  const ExpectedPeer expected = code_ ? ExpectedPeer(code_->head) : ExpectedPeer(pool_->head());
+  calling_ = hub_->connect(head_address_, expected, code_ ? Purpose::kPair : Purpose::kControl,
+                           clock_.now());
+}
+
+void NodeAgent::on_open(const OpenedConnection& connection) {
+  calling_.reset();
+  head_ = connection.id;
+  head_address_.host = connection.address.host;
+  retry_ = kRetryFirst;
+  if (connection.purpose == Purpose::kPair) {
+    paired_with_ = connection.peer;
+    return hub_->send(connection.id, pair_request(*code_, identity_, options_.name, {}));
+  }
+  event("connected to the head at " + to_text(connection.address));
+  pool_->answered_at(head_address_);
+  static_cast<void>(save(state_, *pool_));
+  say_hello();
+  host_->on_head();
+}
+
+void NodeAgent::say_hello() {
+  wire::pb::FromNode message;
+  wire::pb::Hello* hello = message.mutable_hello();
+  hello->set_build(CONCLAVE_VERSION);
+  hello->set_wire_version(kWireVersion);
+  hello->set_numerics(kNumericsId);
+  hello->set_life(life_);
+  hello->set_host_id(options_.host_id);
+  *hello->mutable_machine() = to_message(options_.machine);
+  hub_->send(*head_, message);
+}
+
+void NodeAgent::on_message(ConnectionId id, std::string_view payload) {
+  if (head_ != id) return;
+  if (code_) return on_pair_answer(payload);
+  on_to_node(payload);
+}
+
+void NodeAgent::on_pair_answer(std::string_view payload) {
+  const auto joined = [&]() -> Result<JoinedPool> {
+    const wire::pb::PairAnswer answer = TRY(wire::parse<wire::pb::PairAnswer>(payload));
+    return read_pair_answer(answer, *code_, paired_with_, identity_);
+  }();
+  if (!joined) {
+    end_ = joined.error();
+    return;
+  }
+  pool_ = joined.value();
+  pool_->answered_at(head_address_);
+  if (const Result<void> saved = save(state_, *pool_); !saved) {
+    end_ = saved.error();
+    return;
+  }
+  code_.reset();
+  call_at_ = clock_.now();
+  const Member* self = pool_->members().find(identity_.fingerprint());
+  event("paired with " + pool_->members().head().name + " as " + (self ? self->name : "?"));
+  hub_->close(*head_, "paired");
+}
+
+void NodeAgent::on_to_node(std::string_view payload) {
+  Result<wire::pb::ToNode> message = wire::parse<wire::pb::ToNode>(payload);
+  if (!message) return hub_->close(*head_, message.error().message);
+  if (message->has_refused()) {
+    event("the head refuses this machine: " + message->refused());
+    return;
+  }
+  if (!message->has_assignment()) return;
+  wire::pb::Assignment* assignment = message->mutable_assignment();
+  // Rank 0 is where the head is: its own view of its address may not be ours.
+  if (assignment->epoch().ranks_size() > 0) {
+    assignment->mutable_epoch()->mutable_ranks(0)->set_host(head_address_.host);
+  }
+  host_->on_assignment(*assignment);
+}
+
+void NodeAgent::on_close(ConnectionId id, const std::string& reason) {
+  if (calling_ == id) calling_.reset();
+  if (head_ == id) {
+    head_.reset();
+    if (!code_ && reason != "paired") {
+      event("the head is gone: " + reason);
+      host_->on_head_gone();
+    }
+  } else if (code_) {
+    event("cannot reach the head at " + to_text(head_address_) + ": " + reason);
+  }
+  if (reason == "paired") return;
+  call_at_ = clock_.now() + retry_;
+  retry_ = std::min(retry_ * 2, kRetryMax);
+}
+
+// --- its life ---------------------------------------------------------------------------------
+
+Result<int> NodeAgent::run() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const FileDescriptor ended(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!ended.open()) return unavailable("cannot watch signals");
+  while (!end_) {
+    call();
+    std::array<pollfd, 3> fds = {
+        {{hub_->fd(), POLLIN, 0}, {host_->fd(), POLLIN, 0}, {ended.get(), POLLIN, 0}}};
+    const int tick =
+        static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(kTick).count());
+    if (::poll(fds.data(), fds.size(), tick) < 0 && errno != EINTR) break;
+    if (fds[2].revents != 0) {
+      if (head_) {
+        wire::pb::FromNode message;
+        message.set_leaving("the machine's agent was stopped");
+        hub_->send(*head_, message);
+        hub_->poll(clock_.now());
+      }
+      return 0;
+    }
+    hub_->poll(clock_.now());
+    host_->poll();
+  }
+  if (end_) return *end_;
+  return unavailable("cannot wait for messages");
+}
+
+}  // namespace
+
+Result<int> run_node(const NodeAgentOptions& options, const Clock& clock) {
+  const std::filesystem::path path = TRY(find_state_dir(options.state));
+  StateDir state = TRY(StateDir::open(path));
+  transport::Identity identity =
+      TRY(transport::Identity::load_or_create(state.path(), options.name));
+  NodeAgent agent(options, clock, std::move(state), std::move(identity));
+  TRY(agent.start());
+  return agent.run();
+}
+
+}  // namespace conclave::cluster

@@ -1,0 +1,161 @@
+#include "cluster/planner_placer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "backend/backend.h"
+#include "cluster/folder_model.h"
+
+namespace conclave::cluster {
+namespace {
+
+constexpr std::size_t kUnit = 32;
+constexpr int kTries = 12;
+
+backend::CpuOptions cpu_options(const PlacerOptions& options) {
+  backend::CpuOptions cpu;
+  cpu.exact = options.exact;
+  cpu.weights = options.weights;
+  cpu.limits = {.rows_max = options.rows_max, .pages = options.pages};
+  return cpu;
+}
+
+// `total` whole units by relative shares, the rounding spread evenly.
+std::vector<std::size_t> dealt(std::size_t total, std::span<const std::size_t> shares) {
+  const std::size_t sum = std::accumulate(shares.begin(), shares.end(), std::size_t{0});
+  std::vector<std::size_t> units;
+  std::size_t before = 0;
+  std::size_t begin = 0;
+  for (const std::size_t share : shares) {
+    before += share;
+    const std::size_t end = (total * before * 2 + sum) / (sum * 2);
+    units.push_back(end - begin);
+    begin = end;
+  }
+  return units;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PlannerPlacer>> PlannerPlacer::create(const model::ModelSource& source,
+                                                             const PlacerOptions& options) {
+  plan::Cluster cluster;
+  cluster.name = "pool";
+  cluster.model = TRY(read_folder_model(source.dir(), options.weights));
+  const plan::Catalogue catalogue = TRY(plan::parse_catalogue(plan::built_in_sources()));
+  cluster.software = TRY(plan::find_software(catalogue, "conclave"));
+  cluster.pool.link = options.link ? *options.link : TRY(plan::find_link(catalogue, "10gbe"));
+  cluster.workload.batch = options.batch;
+  cluster.workload.reserve_tokens = options.pages * backend::kPageTokens;
+  cluster.workload.context = std::min<std::size_t>(
+      512, cluster.workload.reserve_tokens / std::max<std::size_t>(options.batch, 1));
+  cluster.policy.strategy = options.strategy;
+  cluster.policy.cover_losses = options.cover_losses;
+  cluster.policy.use_all_machines = options.use_all_machines;
+  return std::unique_ptr<PlannerPlacer>(new PlannerPlacer(source, options, std::move(cluster)));
+}
+
+Result<plan::Placement> PlannerPlacer::by_shares(std::size_t n_nodes) const {
+  std::vector<std::size_t> shares = options_.shares;
+  if (shares.size() > n_nodes) shares.resize(n_nodes);
+  while (shares.size() < n_nodes) shares.push_back(0);
+  if (std::accumulate(shares.begin(), shares.end(), std::size_t{0}) == 0) shares[0] = 1;
+  const model::ModelConfig& config = source_.config();
+  plan::Placement placement;
+  placement.strategy = options_.strategy.value_or(plan::Strategy::kSlice);
+  placement.attention_replicated = placement.strategy == plan::Strategy::kSliceRa;
+  const std::vector<std::size_t> heads = dealt(config.n_heads, shares);
+  const std::vector<std::size_t> columns = dealt(config.moe_intermediate_size / kUnit, shares);
+  const std::vector<std::size_t> vocab = dealt((config.vocab_size + kUnit - 1) / kUnit, shares);
+  for (std::size_t i = 0; i < n_nodes; ++i) {
+    plan::Rank rank;
+    rank.machine = i;
+    rank.n_heads = placement.attention_replicated ? config.n_heads : heads[i];
+    rank.expert_units = columns[i];
+    rank.vocab_units = vocab[i];
+    placement.ranks.push_back(rank);
+  }
+  return placement;
+}
+
+Layout PlannerPlacer::layout_of(const plan::Cluster& cluster, const plan::Placement& placement,
+                                std::span<const NodeFacts> nodes) const {
+  const backend::CpuOptions cpu = cpu_options(options_);
+  Layout layout;
+  layout.strategy = placement.strategy;
+  layout.model = source_.fingerprint();
+  layout.weights = options_.weights;
+  layout.exact = options_.exact;
+  layout.rows_max = options_.rows_max;
+  layout.pages = options_.pages;
+  layout.common_bytes = backend::cpu_common_bytes(source_, false, cpu);
+  layout.embedding_bytes = backend::cpu_common_bytes(source_, true, cpu) - layout.common_bytes;
+  layout.kv_bytes = backend::cpu_kv_bytes(source_.config(), cpu.limits, cpu.exact);
+  if (placement.attention_replicated) {
+    model::Slice attention;
+    attention.heads = {0, source_.config().n_heads};
+    attention.embedding = false;
+    layout.common_bytes += backend::cpu_slice_bytes(source_, attention, cpu);
+  }
+  const std::vector<model::Slice> slices = slices_of(source_.config(), placement);
+  for (std::size_t group = 0; group < slices.size(); ++group) {
+    layout.homes.push_back(nodes[placement.ranks[group].machine].node);
+    // One piece for each machine that may take it over.
+    const bool covered = group > 0 && options_.cover_losses > 0 && nodes.size() > 1;
+    for (const model::Slice& slice :
+         cut(source_.config(), slices[group], covered ? nodes.size() - 1 : 1)) {
+      layout.virtual_ranks.push_back(
+          {.group = static_cast<std::uint16_t>(group),
+           .slice = slice,
+           .weight_bytes = backend::cpu_slice_bytes(source_, slice, cpu)});
+    }
+  }
+  if (options_.shares.empty()) {
+    layout.step_seconds = plan::predict(cluster, placement).step_seconds;
+  }
+  return layout;
+}
+
+// The planner counts parameters, the backend whole pages: where a home cannot hold its group by
+// the second count, it is planned with less memory. False: everything fits.
+bool PlannerPlacer::shrink_what_does_not_fit(const Layout& layout, std::span<const NodeFacts> nodes,
+                                             plan::Cluster& cluster) const {
+  bool changed = false;
+  for (std::size_t group = 0; group < layout.homes.size(); ++group) {
+    double needed = static_cast<double>(layout.common_bytes + layout.kv_bytes);
+    if (group == 0) needed += static_cast<double>(layout.embedding_bytes);
+    for (const VirtualRank& rank : layout.virtual_ranks) {
+      if (rank.group == group) needed += static_cast<double>(rank.weight_bytes);
+    }
+    const auto node = std::ranges::find(nodes, layout.homes[group], &NodeFacts::node);
+    const double usable = node->machine.usable_bytes;
+    if (needed <= usable) continue;
+    plan::Machine& machine = cluster.pool.machines[static_cast<std::size_t>(node - nodes.begin())];
+    machine.usable_bytes = std::max(1.0, machine.usable_bytes - 1.05 * (needed - usable));
+    changed = true;
+  }
+  return changed;
+}
+
+Result<Layout> PlannerPlacer::place(std::span<const NodeFacts> nodes) {
+  CHECK(!nodes.empty() && nodes.front().node == kHeadNode);
+  plan::Cluster cluster = cluster_;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    plan::Machine machine = nodes[i].machine;
+    machine.name += "-" + std::to_string(i);  // names are unique for the planner
+    cluster.pool.machines.push_back(std::move(machine));
+  }
+  if (nodes.size() == 1) cluster.pool.link.reset();
+  if (!options_.shares.empty()) {
+    const plan::Placement placement = TRY(by_shares(nodes.size()));
+    return layout_of(cluster, placement, nodes);
+  }
+  for (int i = 0; i < kTries; ++i) {
+    const plan::Placement placement = TRY(plan::best_placement(cluster));
+    Layout layout = layout_of(cluster, placement, nodes);
+    if (!shrink_what_does_not_fit(layout, nodes, cluster)) return layout;
+  }
+  return exhausted("the model does not fit these machines in whole units");
+}
+
+}  // namespace conclave::cluster

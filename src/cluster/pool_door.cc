@@ -1,0 +1,248 @@
+#include "cluster/pool_door.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <openssl/rand.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <ctime>
+#include <utility>
+
+#include "base/check.h"
+
+namespace conclave::cluster {
+namespace {
+
+void fill_random(std::span<std::byte> bytes) {
+  CHECK(RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()),
+                   static_cast<int>(bytes.size())) == 1);
+}
+
+// Addresses under which other machines may find this one: IPv4 before IPv6, none of this host
+// alone.
+std::vector<std::string> own_addresses() {
+  std::vector<std::string> v4;
+  std::vector<std::string> v6;
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return {};
+  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr || (entry->ifa_flags & IFF_UP) == 0) continue;
+    if ((entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    const int family = entry->ifa_addr->sa_family;
+    if (family != AF_INET && family != AF_INET6) continue;
+    const socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    std::array<char, NI_MAXHOST> text{};
+    if (getnameinfo(entry->ifa_addr, size, text.data(), text.size(), nullptr, 0, NI_NUMERICHOST) !=
+        0) {
+      continue;
+    }
+    const std::string address = text.data();
+    if (address.starts_with("fe80")) continue;
+    (family == AF_INET ? v4 : v6).push_back(address);
+  }
+  freeifaddrs(list);
+  v4.insert(v4.end(), v6.begin(), v6.end());
+  return v4;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PoolDoor>> PoolDoor::open(const PoolOptions& options, const Clock& clock,
+                                                 DoorHandlers handlers) {
+  const std::filesystem::path path = TRY(find_state_dir(options.state));
+  StateDir state = TRY(StateDir::open(path));
+  transport::Identity identity =
+      TRY(transport::Identity::load_or_create(state.path(), options.name));
+  std::optional<Membership> members = TRY(load_members(state, identity));
+  if (!members) {
+    Member head;
+    head.public_key = identity.public_key();
+    head.name = clean_name(options.name);
+    members.emplace(std::move(head));
+  }
+  std::unique_ptr<PoolDoor> door(new PoolDoor(options, clock, std::move(handlers), std::move(state),
+                                              std::move(identity), std::move(*members)));
+  TRY(door->listen());
+  return door;
+}
+
+PoolDoor::PoolDoor(const PoolOptions& options, const Clock& clock, DoorHandlers handlers,
+                   StateDir state, transport::Identity identity, Membership members)
+    : options_(options),
+      clock_(clock),
+      handlers_(std::move(handlers)),
+      state_(std::move(state)),
+      identity_(std::move(identity)),
+      members_(std::move(members)),
+      desk_({}, fill_random) {}
+
+Result<void> PoolDoor::listen() {
+  HubHandlers handlers;
+  handlers.trust = [this](const transport::Fingerprint& peer) {
+    const bool member = members_.find(peer) != nullptr && peer != identity_.fingerprint();
+    return member ? Trust::kMember : Trust::kStranger;
+  };
+  handlers.on_open = [this](const OpenedConnection& connection) { on_open(connection); };
+  handlers.on_message = [this](ConnectionId id, std::string_view payload) {
+    on_message(id, payload);
+  };
+  handlers.on_close = [this](ConnectionId id, const std::string& reason) { on_close(id, reason); };
+  handlers.on_refused = [](const std::string& address, const std::string& reason) {
+    spdlog::warn("connection refused from={} reason=\"{}\"", address, reason);
+  };
+  hub_ = TRY(ControlHub::create(identity_, {.build = CONCLAVE_VERSION}, std::move(handlers)));
+  port_ = TRY(hub_->listen(options_.host, options_.port));
+  std::vector<HostPort> addresses;
+  std::vector<std::string> hosts = own_addresses();
+  if (!options_.host.empty()) hosts = {options_.host};
+  for (const std::string& host : hosts) {
+    if (addresses.size() < kAddressesMax) addresses.push_back({host, port_});
+  }
+  TRY(members_.set_addresses(identity_.fingerprint(), std::move(addresses)));
+  return save(state_, members_, identity_);
+}
+
+void PoolDoor::poll() { hub_->poll(clock_.now()); }
+
+NodeId PoolDoor::number_of(const transport::Fingerprint& peer) {
+  const auto [it, added] = numbers_.try_emplace(peer, NodeId{numbers_.size() + 1});
+  return it->second;
+}
+
+void PoolDoor::on_open(const OpenedConnection& connection) {
+  Session session;
+  session.address = connection.address;
+  session.peer = connection.peer;
+  session.pairing = connection.purpose == Purpose::kPair;
+  if (connection.purpose == Purpose::kBulk) {
+    return hub_->close(connection.id, "no weights are given out on this port");
+  }
+  if (!session.pairing) {
+    session.node = number_of(connection.peer);
+    // A node has one connection: an older one is of a life that has ended, or of a broken link.
+    if (const auto old = by_node_.find(session.node); old != by_node_.end()) {
+      const ConnectionId before = old->second;
+      by_node_.erase(old);
+      hub_->close(before, "the node connected again");
+    }
+    by_node_[session.node] = connection.id;
+  }
+  sessions_[connection.id] = std::move(session);
+}
+
+void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
+  const auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  Session& session = it->second;
+  if (session.pairing) return pair(id, payload);
+  Result<wire::pb::FromNode> message = wire::parse<wire::pb::FromNode>(payload);
+  if (!message) return hub_->close(id, message.error().message);
+  const NodeId node = session.node;
+  switch (message->body_case()) {
+    case wire::pb::FromNode::kHello: {
+      session.said_hello = true;
+      const Member* member = members_.find(session.peer);
+      if (member != nullptr) message->mutable_hello()->mutable_machine()->set_name(member->name);
+      return handlers_.on_hello(node, message->hello());
+    }
+    case wire::pb::FromNode::kReport:
+      if (!session.said_hello) return hub_->close(id, "a report before the hello");
+      // What the node believes its address to be does not matter: this one works.
+      if (message->report().has_data()) {
+        message->mutable_report()->mutable_data()->set_host(session.address.host);
+      }
+      return handlers_.on_report(node, message->report());
+    case wire::pb::FromNode::kLeaving:
+      return hub_->close(id, message->leaving());
+    case wire::pb::FromNode::BODY_NOT_SET:
+      return hub_->close(id, "a message without a body");
+  }
+}
+
+void PoolDoor::on_close(ConnectionId id, const std::string& reason) {
+  const auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  const Session session = it->second;
+  sessions_.erase(it);
+  if (session.pairing) return;
+  const auto current = by_node_.find(session.node);
+  if (current == by_node_.end() || current->second != id) return;
+  by_node_.erase(current);
+  handlers_.on_gone(session.node, reason);
+}
+
+void PoolDoor::pair(ConnectionId id, std::string_view payload) {
+  const Session& session = sessions_.at(id);
+  const auto answer = [&]() -> Result<wire::pb::PairAnswer> {
+    const wire::pb::PairRequest request = TRY(wire::parse<wire::pb::PairRequest>(payload));
+    const PairVisit visit{.peer = session.peer,
+                          .now = clock_.now(),
+                          .unix_seconds = static_cast<std::uint64_t>(std::time(nullptr))};
+    const Member member = TRY(desk_.admit(request, visit, members_));
+    TRY(save(state_, members_, identity_));
+    spdlog::info("paired name={} from={}", member.name, to_text(session.address));
+    return pair_answer(members_, identity_);
+  }();
+  if (!answer) {
+    spdlog::warn("pairing refused from={} reason=\"{}\"", to_text(session.address),
+                 answer.error().message);
+  }
+  hub_->send(id, answer ? answer.value() : pair_refusal(answer.error()));
+  hub_->finish(id, "pairing is done");
+}
+
+void PoolDoor::send(NodeId node, const wire::pb::Assignment& assignment) {
+  const auto it = by_node_.find(node);
+  if (it == by_node_.end()) return;
+  wire::pb::ToNode message;
+  *message.mutable_assignment() = assignment;
+  hub_->send(it->second, message);
+}
+
+void PoolDoor::refuse(NodeId node, const std::string& reason) {
+  const auto it = by_node_.find(node);
+  if (it == by_node_.end()) return;
+  wire::pb::ToNode message;
+  message.set_refused(reason);
+  hub_->send(it->second, message);
+  hub_->finish(it->second, reason);
+}
+
+Result<std::string> PoolDoor::issue_code() {
+  PairCode code;
+  for (const HostPort& address : members_.head().addresses) {
+    if (code.addresses.size() < kPairAddressesMax) code.addresses.push_back(address);
+  }
+  code.head = pin_of(identity_.fingerprint());
+  code.token = TRY(desk_.issue(clock_.now()));
+  return encode(code);
+}
+
+std::optional<NodeId> PoolDoor::find(const std::string& name) const {
+  const Member* member = members_.find(name);
+  if (member == nullptr) return std::nullopt;
+  const auto it = numbers_.find(member->fingerprint);
+  if (it == numbers_.end()) return std::nullopt;
+  return it->second;
+}
+
+Result<NodeId> PoolDoor::remove(const std::string& name) {
+  const Member* member = members_.find(name);
+  if (member == nullptr) {
+    std::string names;
+    for (const Member& m : members_.members()) names += (names.empty() ? "" : ", ") + m.name;
+    return not_found("no machine is called \"" + name + "\"; there " +
+                     (names.empty() ? "is none" : "are " + names));
+  }
+  const transport::Fingerprint peer = member->fingerprint;
+  const NodeId node = number_of(peer);
+  TRY(members_.remove(peer));
+  TRY(save(state_, members_, identity_));
+  hub_->close_peer(peer, "removed from the pool");
+  return node;
+}
+
+}  // namespace conclave::cluster

@@ -1,0 +1,80 @@
+// The head's side of the pool's connections: members come and go, strangers pair.
+//
+// Threads: the agent's. Handlers run inside poll().
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/clock.h"
+#include "cluster/cluster.h"
+#include "cluster/control_hub.h"
+#include "cluster/layout.h"
+#include "cluster/pairing.h"
+
+namespace conclave::cluster {
+
+struct DoorHandlers {
+  std::function<void(NodeId, const wire::pb::Hello&)> on_hello;
+  std::function<void(NodeId, const wire::pb::Report&)> on_report;
+  std::function<void(NodeId, const std::string& reason)> on_gone;
+};
+
+class PoolDoor {
+ public:
+  static Result<std::unique_ptr<PoolDoor>> open(const PoolOptions& options, const Clock& clock,
+                                                DoorHandlers handlers);
+  PoolDoor(const PoolDoor&) = delete;
+  PoolDoor& operator=(const PoolDoor&) = delete;
+
+  int fd() const { return hub_->fd(); }
+  void poll();
+  std::uint16_t port() const { return port_; }
+  const transport::Identity& identity() const { return identity_; }
+  const StateDir& state() const { return state_; }
+
+  void send(NodeId node, const wire::pb::Assignment& assignment);
+  // Says why and ends the connection.
+  void refuse(NodeId node, const std::string& reason);
+  // For `conclave node --join`; good for one machine and ten minutes.
+  Result<std::string> issue_code();
+  // Forgets a member's key: it has to pair again. kNotFound names who is there.
+  Result<NodeId> remove(const std::string& name);
+  std::optional<NodeId> find(const std::string& name) const;
+
+ private:
+  PoolDoor(const PoolOptions& options, const Clock& clock, DoorHandlers handlers, StateDir state,
+           transport::Identity identity, Membership members);
+  Result<void> listen();
+  NodeId number_of(const transport::Fingerprint& peer);
+  void on_open(const OpenedConnection& connection);
+  void on_message(ConnectionId id, std::string_view payload);
+  void on_close(ConnectionId id, const std::string& reason);
+  void pair(ConnectionId id, std::string_view payload);
+
+  struct Session {
+    NodeId node;
+    HostPort address;
+    transport::Fingerprint peer{};
+    bool pairing = false;
+    bool said_hello = false;
+  };
+
+  PoolOptions options_;
+  const Clock& clock_;
+  DoorHandlers handlers_;
+  StateDir state_;
+  transport::Identity identity_;
+  Membership members_;
+  PairingDesk desk_;
+  std::unique_ptr<ControlHub> hub_;
+  std::uint16_t port_ = 0;
+  std::map<ConnectionId, Session> sessions_;
+  std::map<NodeId, ConnectionId> by_node_;
+  std::map<transport::Fingerprint, NodeId> numbers_;  // stable for this life of the head
+};
+
+}  // namespace conclave::cluster

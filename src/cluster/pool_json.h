@@ -1,0 +1,15 @@
+// The pool as JSON: for `conclave pool --json` and GET /conclave/v1/cluster.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cluster/head.h"
+
+namespace conclave::cluster {
+
+std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
+                      Time now);
+
+}  // namespace conclave::cluster

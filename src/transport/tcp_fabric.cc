@@ -1,0 +1,55 @@
+#include <thread>
+#include <utility>
+
+#include "transport/link_transport.h"
+#include "transport/rendezvous.h"
+#include "transport/socket.h"
+#include "transport/transport.h"
+
+namespace conclave::transport {
+namespace {
+
+constexpr unsigned kFewCores = 4;
+constexpr Duration kSpinOnManyCores = std::chrono::microseconds(50);
+
+Duration default_spin() {
+  const bool few = std::thread::hardware_concurrency() <= kFewCores;
+  return few ? Duration::zero() : kSpinOnManyCores;
+}
+
+}  // namespace
+
+struct TcpFabric::State {
+  const Clock& clock;
+  Identity identity;
+  TcpOptions options;
+  Socket listener;
+};
+
+TcpFabric::TcpFabric(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TcpFabric::~TcpFabric() = default;
+
+Result<std::unique_ptr<TcpFabric>> TcpFabric::listen(const Clock& clock, const Identity& identity,
+                                                     const TcpOptions& options) {
+  Socket listener = TRY(listen_on(options.host, options.port));
+  auto state = std::make_unique<State>(State{clock, identity, options, std::move(listener)});
+  return std::unique_ptr<TcpFabric>(new TcpFabric(std::move(state)));
+}
+
+std::uint16_t TcpFabric::port() const { return local_port(state_->listener.get()); }
+
+Result<std::unique_ptr<Transport>> TcpFabric::join(const GroupSpec& spec, Time deadline,
+                                                   Watch* watch) {
+  if (spec.ranks.size() > kRanksMax || spec.rank >= spec.ranks.size()) {
+    return invalid_input("rank " + std::to_string(spec.rank) + " of a group of " +
+                         std::to_string(spec.ranks.size()) + "; at most " +
+                         std::to_string(kRanksMax) + " ranks");
+  }
+  Rendezvous rendezvous(state_->clock, state_->identity, state_->options, state_->listener, spec);
+  auto links = TRY(rendezvous.run(deadline, watch));
+  const Duration spin = state_->options.spin.value_or(default_spin());
+  return std::unique_ptr<Transport>(
+      std::make_unique<LinkTransport>(state_->clock, spec.rank, std::move(links), spin, watch));
+}
+
+}  // namespace conclave::transport

@@ -1,0 +1,229 @@
+#include "faults.h"
+
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+#include "base/check.h"
+
+namespace conclave::cluster_sim {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::array<std::string_view, kFaultKinds> kFaultNames{
+    "loss",        "duplication", "delay",  "reordering", "partition", "one-way",   "worker-crash",
+    "worker-hang", "node-crash",  "freeze", "slow-node",  "join",      "epoch-race"};
+constexpr std::array<std::string_view, kPhases> kPhaseNames{"load", "prefill", "decode", "replan"};
+
+bool on_link(FaultKind kind) {
+  return kind == FaultKind::kLoss || kind == FaultKind::kDuplication || kind == FaultKind::kDelay ||
+         kind == FaultKind::kReordering;
+}
+
+void worsen(sim::LinkModel& link, const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kLoss:
+      link.loss = std::max(link.loss, 0.5 * fault.strength);
+      break;
+    case FaultKind::kDuplication:
+      link.duplication = std::max(link.duplication, 0.5 * fault.strength);
+      break;
+    case FaultKind::kDelay:
+      link.latency += sim::from_seconds(0.05 * fault.strength);
+      link.jitter_mean += sim::from_seconds(0.02 * fault.strength);
+      break;
+    case FaultKind::kReordering:
+      link.reordering = std::max(link.reordering, 0.5 * fault.strength);
+      link.reorder_mean = milliseconds(5);
+      break;
+    default:
+      CHECK(false);
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(FaultKind kind) { return kFaultNames[static_cast<std::size_t>(kind)]; }
+
+std::string_view name_of(Phase phase) { return kPhaseNames[static_cast<std::size_t>(phase)]; }
+
+std::string describe(const Fault& fault) {
+  std::ostringstream text;
+  text << name_of(fault.kind) << " node=" << fault.node;
+  if (fault.at_phase) {
+    text << " at=" << name_of(fault.phase) << '#' << fault.nth;
+  } else {
+    text << " at_ms=" << seconds(fault.at - Time{}) * 1e3;
+  }
+  text << " lasts_ms=" << seconds(fault.lasts) * 1e3 << " strength=" << fault.strength;
+  if (fault.backwards) text << " backwards";
+  return text.str();
+}
+
+void Coverage::add(const Coverage& other) {
+  for (std::size_t k = 0; k < kFaultKinds; ++k) {
+    for (std::size_t p = 0; p < kPhases; ++p) fired[k][p] += other.fired[k][p];
+  }
+}
+
+std::string Coverage::table() const {
+  std::ostringstream text;
+  text << std::left << std::setw(14) << "fault" << std::right;
+  for (const std::string_view phase : kPhaseNames) text << std::setw(9) << phase;
+  for (std::size_t k = 0; k < kFaultKinds; ++k) {
+    text << '\n' << std::left << std::setw(14) << kFaultNames[k] << std::right;
+    for (const std::uint64_t n : fired[k]) text << std::setw(9) << n;
+  }
+  return text.str();
+}
+
+FaultInjector::FaultInjector(sim::World& world, sim::Network& network, SimSwitch& data_plane,
+                             Machines& machines, std::vector<Fault> faults,
+                             const sim::LinkModel& link)
+    : world_(world),
+      network_(network),
+      switch_(data_plane),
+      machines_(machines),
+      armed_(std::move(faults)),
+      link_(link) {}
+
+void FaultInjector::start(Time end) {
+  end_ = end;
+  const auto waits_for_phase = [](const Fault& f) { return f.at_phase; };
+  const auto timed = std::stable_partition(armed_.begin(), armed_.end(), waits_for_phase);
+  for (auto fault = timed; fault != armed_.end(); ++fault) {
+    world_.schedule_at(fault->at, [this, fault = *fault] { fire(fault); });
+  }
+  armed_.erase(timed, armed_.end());
+}
+
+bool FaultInjector::reached(Phase phase) {
+  phase_ = phase;
+  const std::size_t nth = n_reached_[static_cast<std::size_t>(phase)]++;
+  if (armed_.empty() || world_.now() > end_) return false;
+  const auto due = [&](const Fault& f) { return f.phase == phase && f.nth == nth; };
+  bool any = false;
+  for (const Fault& fault : armed_) {
+    if (!due(fault)) continue;
+    any = true;
+    world_.schedule_at(world_.now(), [this, fault] { fire(fault); });
+  }
+  std::erase_if(armed_, due);
+  return any;
+}
+
+void FaultInjector::fire(const Fault& fault) {
+  const Phase phase = phase_;
+  if (!strike(fault)) return;
+  ++coverage_.fired[static_cast<std::size_t>(fault.kind)][static_cast<std::size_t>(phase)];
+  world_.schedule_after(fault.lasts, [this, fault] { mend(fault); });
+}
+
+// False: there was nothing to break.
+bool FaultInjector::strike(const Fault& fault) {
+  const std::size_t node = fault.node;
+  if (on_link(fault.kind)) {
+    on_links_.push_back(fault);
+    set_links();
+    return true;
+  }
+  switch (fault.kind) {
+    case FaultKind::kPartition:
+    case FaultKind::kOneWay:
+      set_cut(fault, true);
+      return true;
+    case FaultKind::kWorkerCrash:
+      return running(node) && machines_.crash_worker(node);
+    case FaultKind::kWorkerHang:
+      return running(node) && machines_.hang_worker(node);
+    case FaultKind::kNodeCrash:
+      return crash_node(node);
+    case FaultKind::kFreeze:
+      if (!running(node)) return false;
+      network_.freeze(node);
+      return true;
+    case FaultKind::kSlowNode:
+      network_.set_slow_factor(node, 1.0 + 30.0 * fault.strength);
+      return true;
+    case FaultKind::kJoin:
+      if (network_.up(node)) return false;
+      network_.restart(node);
+      machines_.start(node);
+      return true;
+    case FaultKind::kEpochRace:
+      switch_.set_late_copies(fault.strength);
+      return true;
+    default:
+      return false;
+  }
+}
+
+void FaultInjector::mend(const Fault& fault) {
+  const std::size_t node = fault.node;
+  if (on_link(fault.kind)) {
+    const auto same = [&](const Fault& f) { return f.kind == fault.kind && f.node == node; };
+    on_links_.erase(std::find_if(on_links_.begin(), on_links_.end(), same));
+    set_links();
+    return;
+  }
+  switch (fault.kind) {
+    case FaultKind::kPartition:
+    case FaultKind::kOneWay:
+      set_cut(fault, false);
+      break;
+    case FaultKind::kWorkerHang:
+      machines_.unhang_worker(node);
+      break;
+    case FaultKind::kNodeCrash:
+      if (network_.up(node)) break;
+      network_.restart(node);
+      machines_.start(node);
+      break;
+    case FaultKind::kFreeze:
+      if (network_.up(node) && network_.frozen(node)) network_.unfreeze(node);
+      break;
+    case FaultKind::kSlowNode:
+      network_.set_slow_factor(node, 1.0);
+      break;
+    case FaultKind::kEpochRace:
+      switch_.set_late_copies(0.0);
+      break;
+    default:
+      break;
+  }
+}
+
+bool FaultInjector::crash_node(std::size_t node) {
+  if (!network_.up(node)) return false;
+  network_.crash(node);
+  machines_.crash(node);
+  return true;
+}
+
+void FaultInjector::set_cut(const Fault& fault, bool cut) {
+  const auto set = [&](std::size_t from, std::size_t to) {
+    cut ? network_.cut(from, to) : network_.heal(from, to);
+  };
+  for (std::size_t other = 0; other < network_.n_nodes(); ++other) {
+    if (other == fault.node) continue;
+    const bool both = fault.kind == FaultKind::kPartition;
+    if (both || !fault.backwards) set(fault.node, other);
+    if (both || fault.backwards) set(other, fault.node);
+  }
+}
+
+void FaultInjector::set_links() {
+  for (std::size_t from = 0; from < network_.n_nodes(); ++from) {
+    for (std::size_t to = 0; to < network_.n_nodes(); ++to) {
+      if (from == to) continue;
+      sim::LinkModel link = link_;
+      for (const Fault& fault : on_links_) {
+        if (fault.node == from || fault.node == to) worsen(link, fault);
+      }
+      network_.set_link(from, to, link);
+    }
+  }
+}
+
+}  // namespace conclave::cluster_sim
