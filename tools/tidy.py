@@ -24,17 +24,30 @@ EXCEPTIONS_ALLOWED = {
 TESTED_BY = {
     "src/kernels/": "src/kernels/kernels_test.cc",  # one table of operations, every instruction set
     # The backend's parts are tested through its operations, which state the equalities that count.
-    "src/backend/arena.cc": "src/backend/backend_test.cc",
     "src/backend/probe.cc": "src/backend/backend_test.cc",
     "src/backend/cpu/": "src/backend/backend_test.cc",
     # Reached through place().
     "src/plan/place_pipeline.cc": "src/plan/place_test.cc",
     "src/plan/place_slices.cc": "src/plan/place_test.cc",
+    # The head's parts are one class, tested through its events.
+    "src/cluster/head_epochs.cc": "src/cluster/head_test.cc",
+    "src/cluster/head_nodes.cc": "src/cluster/head_test.cc",
+    "src/cluster/head_requests.cc": "src/cluster/head_test.cc",
+    "src/cluster/head_status.cc": "src/cluster/head_test.cc",
+    "src/cluster/layout_message.cc": "src/cluster/layout_test.cc",
     # Processes need processes.
+    "src/cluster/cpu_host.cc": "tests/e2e/test_pool.py",
+    "src/cluster/node_agent.cc": "tests/e2e/test_pool.py",
+    "src/cluster/pool_door.cc": "tests/e2e/test_pool.py",
+    "src/cluster/pool_json.cc": "tests/e2e/test_pool.py",
+    "src/cluster/worker_host.cc": "src/cluster/agent_test.cc",
     "src/cluster/worker_main.cc": "tests/e2e/test_worker_kills.py",
     "src/server/serve.cc": "tests/e2e/test_serve.py",
     # The commands of the program are tested as processes.
     "src/apps/bench_command.cc": "tests/e2e/test_cli.py",
+    "src/apps/logging.cc": "tests/e2e/test_cli.py",
+    "src/apps/node_command.cc": "tests/e2e/test_pool.py",
+    "src/apps/pool_command.cc": "tests/e2e/test_pool.py",
     "src/apps/inspect_command.cc": "tests/e2e/test_cli.py",
     "src/apps/loaded_model.cc": "tests/e2e/test_cli.py",
     "src/apps/logits_command.cc": "tests/e2e/test_cli.py",

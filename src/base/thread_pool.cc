@@ -69,13 +69,13 @@ const std::vector<int>& usable_cores() {
 ThreadPool::ThreadPool(std::size_t threads) {
   const std::span<const int> cores = usable_cores();
   if (threads == 0) threads = cores.size();
-  const bool pinned = threads > 1 && threads <= cores.size();
+  pinned_ = threads > 1 && threads <= cores.size();
   for (std::size_t i = 1; i < threads; ++i) {
     workers_.emplace_back([this, i] { work(i); });
     // A new thread inherits its maker's cores, which another pool may have narrowed.
-    allow_cores(workers_.back().native_handle(), pinned ? cores.subspan(i, 1) : cores);
+    allow_cores(workers_.back().native_handle(), pinned_ ? cores.subspan(i, 1) : cores);
   }
-  if (pinned) allow_cores(pthread_self(), cores.first(1));
+  if (pinned_) allow_cores(pthread_self(), cores.first(1));
 }
 
 ThreadPool::~ThreadPool() {
@@ -83,6 +83,7 @@ ThreadPool::~ThreadPool() {
   generation_.fetch_add(1);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  if (pinned_) allow_cores(pthread_self(), usable_cores());
 }
 
 bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {

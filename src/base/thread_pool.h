@@ -22,7 +22,8 @@ namespace conclave {
 class ThreadPool {
  public:
   // `threads` includes the caller; 0 means one per core this process may use. The caller and the
-  // workers are pinned to one core each while there are enough cores.
+  // workers are pinned to one core each while there are enough cores; the caller until the pool's
+  // end, which must be on its thread.
   explicit ThreadPool(std::size_t threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -61,6 +62,7 @@ class ThreadPool {
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // what sleeping workers wait on
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
+  bool pinned_ = false;  // the caller is
 };
 
 // The cores this process may run on, as found at the first call.

@@ -21,17 +21,19 @@ class AgentTest : public testing::Test {
   void start(const std::string& program) {
     AgentOptions options;
     options.program = program;
-    options.requests_max = 2;
+    options.model_dir = "models/ember";
+    options.placer.pages = 16;
+    options.machine.usable_bytes = options.machine.memory_bytes = 1e9;
+    options.head.requests_max = 2;
+    options.head.gather = {};
     options.supervisor.backoff_first = 1ms;
     options.supervisor.heartbeat_limit = 300ms;
-    auto arena = backend::WeightArena::create_shared(4096);
-    ASSERT_TRUE(arena);
     auto agent = Agent::create(
-        std::move(options), std::move(arena).value(), clock_,
+        std::move(options), clock_,
         {.on_token = [](const engine::TokenEvent&) { FAIL() << "a token from nowhere"; },
          .on_failed = [this](RequestId id, const Error& error) { failed_.emplace(id, error); },
          .on_prefill = [](RequestId, std::uint64_t, std::uint64_t) {}});
-    ASSERT_TRUE(agent);
+    ASSERT_TRUE(agent) << agent.error().message;
     agent_ = std::move(agent).value();
   }
   // Polls as a server does, until the agent has failed or five seconds are over.
@@ -106,15 +108,18 @@ TEST_F(AgentTest, RequestsHaveALimitAndCancelMakesRoom) {
   agent_->cancel(RequestId{1});
   agent_->cancel(RequestId{99});
   EXPECT_TRUE(agent_->submit(request(4)));
+  agent_->poll();
   EXPECT_EQ(agent_->status().open_requests, 2u);
   EXPECT_EQ(agent_->status().state, AgentState::kLoading);
 }
 
-TEST(AgentCreate, NeedsASharedArena) {
+TEST(AgentCreate, NeedsAModel) {
   const RealClock clock;
-  auto arena = backend::WeightArena::create_private(4096);
-  ASSERT_TRUE(arena);
-  EXPECT_FALSE(Agent::create({}, std::move(arena).value(), clock, {}));
+  AgentOptions options;
+  options.model_dir = "/nonexistent";
+  const auto agent = Agent::create(std::move(options), clock, {});
+  ASSERT_FALSE(agent);
+  EXPECT_NE(agent.error().message.find("/nonexistent"), std::string::npos);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <random>
 #include <utility>
 
@@ -12,14 +13,7 @@ namespace conclave::cluster {
 namespace {
 
 constexpr std::size_t kAttention = SIZE_MAX;  // stands for the slice of replicated attention
-constexpr Duration kProgressEvery = std::chrono::milliseconds(100);
 constexpr std::string_view kKvPrefix = "kv-";
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 17> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value, 16).ptr;
-  return {text.data(), end};
-}
 
 std::string range_text(kernels::Range range) {
   return std::to_string(range.begin) + "-" + std::to_string(range.end);
@@ -27,7 +21,7 @@ std::string range_text(kernels::Range range) {
 
 // Equal names have equal contents, whatever layout they serve: what a new layout needs again stays.
 std::string slice_name(const Layout& layout, const model::Slice& slice) {
-  return "slice-" + hex(layout.model) + "-h" + range_text(slice.heads) + "-e" +
+  return "slice-" + hex_text(layout.model) + "-h" + range_text(slice.heads) + "-e" +
          range_text(slice.expert_columns) + "-s" + range_text(slice.shared_columns) + "-d" +
          range_text(slice.dense_columns) + "-v" + range_text(slice.vocab);
 }
@@ -44,30 +38,17 @@ std::uint64_t random_id() {
   return (std::uint64_t{device()} << 32 | device()) | 1u;
 }
 
-// Checkpoints in `dir`: itself, or the folders in it.
-std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& dir) {
-  std::error_code ignored;
-  if (std::filesystem::exists(dir / "config.json", ignored)) return {dir};
-  std::vector<std::filesystem::path> found;
-  std::filesystem::directory_iterator entry(dir, ignored);
-  for (; !ignored && entry != std::filesystem::directory_iterator(); entry.increment(ignored)) {
-    if (std::filesystem::exists(entry->path() / "config.json", ignored)) {
-      found.push_back(entry->path());
-    }
-  }
-  std::ranges::sort(found);
-  return found;
-}
-
 }  // namespace
 
 CpuHost::CpuHost(const WorkerOptions& options, WorkerChannel& channel, WorkerPulse& pulse,
-                 const Clock& clock, transport::Endpoint data)
+                 const Clock& clock, transport::Endpoint data,
+                 std::optional<transport::Identity> identity)
     : options_(options),
       channel_(channel),
       pulse_(pulse),
       clock_(clock),
       data_(std::move(data)),
+      identity_(std::move(identity)),
       thread_([this] { run(); }) {}
 
 CpuHost::~CpuHost() {
@@ -86,6 +67,8 @@ void CpuHost::want(const wire::pb::Assignment& assignment) {
     wire::pb::Assignment without = assignment;
     without.clear_epoch();
     without.clear_kill_worker();
+    without.clear_holders();  // asked for when one is needed
+    holders_.assign(assignment.holders().begin(), assignment.holders().end());
     if (wanted_ && wanted_->SerializeAsString() == without.SerializeAsString()) return;
     wanted_ = std::move(without);
     changed_ = true;
@@ -110,7 +93,9 @@ void CpuHost::run() {
       changed_ = false;
       assignment = *wanted_;
     }
-    if (const Result<void> loaded = load(assignment); !loaded) {
+    const Result<void> loaded = load(assignment);
+    if (std::exchange(given_up_, false)) continue;
+    if (!loaded) {
       wire::pb::FromWorker message;
       message.mutable_failed()->set_error(loaded.error().message);
       static_cast<void>(channel_.send(message));
@@ -153,33 +138,17 @@ Result<void> CpuHost::take_kv(Loaded& loaded) {
     return {};
   }
   loaded.kv_id = random_id();
-  const std::string name = std::string(kKvPrefix) + hex(loaded.kv_id);
+  const std::string name = std::string(kKvPrefix) + hex_text(loaded.kv_id);
   loaded.kv = TRY(memory(name, bytes));
   loaded.names.insert(name);
   return {};
-}
-
-Result<std::shared_ptr<model::ModelSource>> CpuHost::find_source(std::uint64_t fingerprint) {
-  std::string looked;
-  for (const std::filesystem::path& dir : options_.model_dirs) {
-    for (const std::filesystem::path& checkpoint : checkpoints_in(dir)) {
-      Result<model::ModelSource> source = model::ModelSource::open(checkpoint);
-      if (source && source.value().fingerprint() == fingerprint) {
-        return std::make_shared<model::ModelSource>(std::move(source).value());
-      }
-      looked += (looked.empty() ? "" : ", ") + checkpoint.string();
-      if (!source) looked += " (" + source.error().message + ")";
-    }
-  }
-  return not_found("this machine does not have the model's files" +
-                   (looked.empty() ? std::string() : "; looked at " + looked));
 }
 
 Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
     const wire::pb::Assignment& assignment) {
   auto loaded = std::make_shared<Loaded>();
   loaded->layout = TRY(from_message(assignment.layout()));
-  loaded->source = TRY(find_source(loaded->layout.model));
+  TRY(open_source(*loaded));
   loaded->cpu.isa = options_.isa;
   loaded->cpu.threads = options_.threads;
   loaded->cpu.exact = loaded->layout.exact;
@@ -198,28 +167,38 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   return loaded;
 }
 
-backend::LoadProgress CpuHost::progress(std::size_t part_bytes) {
-  const std::uint64_t before = done_bytes_;
-  done_bytes_ += part_bytes;
-  return [this, before](std::uint64_t done, std::uint64_t) {
-    pulse_.progress = pulse_.progress + 1;
-    const Time now = clock_.now();
-    if (reported_at_ && now - *reported_at_ < kProgressEvery) return;
-    reported_at_ = now;
-    wire::pb::FromWorker message;
-    message.mutable_loading()->set_done_bytes(before + done);
-    message.mutable_loading()->set_total_bytes(total_bytes_);
-    static_cast<void>(channel_.send(message));
-  };
+Result<void> CpuHost::load_common(Loaded& loaded, backend::PackedSource& from) {
+  const model::ModelSource& source = *loaded.source;
+  const std::string name =
+      "common-" + hex_text(loaded.layout.model) + (loaded.embedding ? "-embedding" : "");
+  loaded.common = TRY(filled(
+      loaded, name, backend::cpu_common_bytes(source, loaded.embedding, loaded.cpu),
+      [&](backend::WeightArena& arena, const backend::LoadProgress& progress) {
+        return backend::load_common(source, loaded.embedding, loaded.cpu, from, arena, progress);
+      }));
+  loaded.names.insert(name);
+  if (loaded.layout.strategy != plan::Strategy::kSliceRa) return {};
+  const model::Slice slice = attention_slice(source.config());
+  const std::string attention = slice_name(loaded.layout, slice);
+  loaded.attention = TRY(filled(
+      loaded, attention, backend::cpu_slice_bytes(source, slice, loaded.cpu),
+      [&](backend::WeightArena& arena, const backend::LoadProgress& progress) {
+        return backend::load_slice(source, slice, loaded.cpu, from, arena, progress);
+      }));
+  loaded.names.insert(attention);
+  return {};
 }
 
 Result<void> CpuHost::load_virtual_rank(Loaded& loaded, std::size_t v,
                                         backend::PackedSource& from) {
   const model::Slice& slice = loaded.layout.virtual_ranks[v].slice;
   const std::string name = slice_name(loaded.layout, slice);
-  const std::size_t bytes = backend::cpu_slice_bytes(*loaded.source, slice, loaded.cpu);
-  const Memory arena = TRY(memory(name, bytes));
-  TRY(backend::load_slice(*loaded.source, slice, loaded.cpu, from, *arena, progress(bytes)));
+  loading_ = v;
+  const Memory arena = TRY(filled(
+      loaded, name, backend::cpu_slice_bytes(*loaded.source, slice, loaded.cpu),
+      [&](backend::WeightArena& into, const backend::LoadProgress& progress) {
+        return backend::load_slice(*loaded.source, slice, loaded.cpu, from, into, progress);
+      }));
   const std::lock_guard lock(mutex_);
   loaded.slices[v] = arena;
   loaded.names.insert(name);
@@ -233,9 +212,14 @@ Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
     loaded = loaded_;
   }
   const bool anew = !loaded || loaded->layout.id != assignment.layout().id();
+  loading_layout_ = assignment.layout().id();
+  loading_.reset();
   if (anew) loaded = TRY(begin_layout(assignment));
   ThreadPool pool(anew ? options_.threads : 1);  // beside a step, loading takes one core at most
-  backend::LocalPackedSource from(*loaded->source, pool);
+  backend::LocalPackedSource files(*loaded->source, pool);
+  if (!loaded->has_files) start_fetch(loaded->layout.model);
+  backend::PackedSource& from =
+      loaded->has_files ? static_cast<backend::PackedSource&>(files) : *fetch_;
 
   std::vector<std::size_t> todo;
   std::set<std::string> names = loaded->names;
@@ -248,24 +232,8 @@ Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
     total_bytes_ += loaded->layout.virtual_ranks[v].weight_bytes;
   }
   if (anew) {
-    const std::size_t bytes =
-        backend::cpu_common_bytes(*loaded->source, loaded->embedding, loaded->cpu);
-    const std::string name =
-        "common-" + hex(loaded->layout.model) + (loaded->embedding ? "-embedding" : "");
-    total_bytes_ += bytes;
-    loaded->common = TRY(memory(name, bytes));
-    loaded->names.insert(name);
-    TRY(backend::load_common(*loaded->source, loaded->embedding, loaded->cpu, from, *loaded->common,
-                             progress(bytes)));
-    if (loaded->layout.strategy == plan::Strategy::kSliceRa) {
-      const model::Slice slice = attention_slice(loaded->source->config());
-      const std::size_t all_heads = backend::cpu_slice_bytes(*loaded->source, slice, loaded->cpu);
-      const std::string attention = slice_name(loaded->layout, slice);
-      loaded->attention = TRY(memory(attention, all_heads));
-      loaded->names.insert(attention);
-      TRY(backend::load_slice(*loaded->source, slice, loaded->cpu, from, *loaded->attention,
-                              progress(all_heads)));
-    }
+    total_bytes_ += loaded->layout.common_bytes;
+    TRY(load_common(*loaded, from));
   }
   forget_unwanted(assignment, *loaded);
   {
@@ -289,6 +257,7 @@ Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
   send_held(*loaded);
   names.insert(loaded->names.begin(), loaded->names.end());
   drop_unused(names);
+  if (!loaded->has_files) keep_on_disk(*loaded);
   return {};
 }
 

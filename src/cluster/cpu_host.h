@@ -1,8 +1,10 @@
-// A worker's part of a model on the CPU: arenas that the agent keeps, a thread that fills them.
+// A worker's part of a model on the CPU: arenas that the agent keeps, a thread that fills them from
+// this machine's files, or from a peer that has them, or from what was kept on disk.
 #pragma once
 
 #include <condition_variable>
-#include <filesystem>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,6 +18,8 @@
 #include "base/clock.h"
 #include "cluster/layout.h"
 #include "cluster/model_host.h"
+#include "cluster/weight_cache.h"
+#include "cluster/weight_fetch.h"
 #include "cluster/worker_channel.h"
 #include "cluster/worker_options.h"
 
@@ -24,9 +28,11 @@ namespace conclave::cluster {
 // Threads: the worker's thread calls it; a thread of its own loads.
 class CpuHost final : public ModelHost {
  public:
-  // `data`: where other ranks reach this worker. The references must outlive the host.
+  // `data`: where other ranks reach this worker. `identity`: this machine's, to fetch weights
+  // with; without it only local files are read. The references must outlive the host.
   CpuHost(const WorkerOptions& options, WorkerChannel& channel, WorkerPulse& pulse,
-          const Clock& clock, transport::Endpoint data);
+          const Clock& clock, transport::Endpoint data,
+          std::optional<transport::Identity> identity);
   ~CpuHost() override;
 
   void want(const wire::pb::Assignment& assignment) override;
@@ -36,12 +42,14 @@ class CpuHost final : public ModelHost {
 
  private:
   using Memory = std::shared_ptr<backend::SharedMemory>;
+  using Load = std::function<Result<void>(backend::WeightArena&, const backend::LoadProgress&)>;
 
   // A layout as this worker computes it. What grows is guarded by mutex_.
   struct Loaded {
     Layout layout;
     backend::CpuOptions cpu;
     std::shared_ptr<model::ModelSource> source;
+    bool has_files = true;  // false: `source` is a skeleton
     std::optional<text::TextModel> text;
     bool embedding = false;
     Memory common;
@@ -56,15 +64,26 @@ class CpuHost final : public ModelHost {
   void run();
   Result<void> load(const wire::pb::Assignment& assignment);
   Result<std::shared_ptr<Loaded>> begin_layout(const wire::pb::Assignment& assignment);
-  Result<std::shared_ptr<model::ModelSource>> find_source(std::uint64_t fingerprint);
+  Result<void> load_common(Loaded& loaded, backend::PackedSource& from);
   Result<void> load_virtual_rank(Loaded& loaded, std::size_t v, backend::PackedSource& from);
   Result<Memory> memory(const std::string& name, std::size_t bytes);
   Result<void> take_kv(Loaded& loaded);
   void forget_unwanted(const wire::pb::Assignment& assignment, Loaded& loaded);
   void drop_unused(const std::set<std::string>& used);
-  backend::LoadProgress progress(std::size_t part_bytes);
   void send_held(const Loaded& loaded);
   bool superseded() const;
+
+  // The loading thread: cpu_host_weights.cc.
+  Result<void> open_source(Loaded& loaded);
+  Result<void> open_skeleton(Loaded& loaded, const std::string& looked);
+  void start_fetch(std::uint64_t model);
+  std::vector<WeightHolder> holders() const;
+  bool no_longer_wanted();
+  Result<Memory> filled(const Loaded& loaded, const std::string& name, std::size_t bytes,
+                        const Load& load);
+  void keep_on_disk(const Loaded& loaded);
+  WeightCache cache_of(const Loaded& loaded) const;
+  void report_loading();
 
   // The worker's thread.
   Result<void> start_backend(const std::shared_ptr<Loaded>& loaded);
@@ -78,10 +97,12 @@ class CpuHost final : public ModelHost {
   WorkerPulse& pulse_;
   const Clock& clock_;
   transport::Endpoint data_;
+  std::optional<transport::Identity> identity_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::optional<wire::pb::Assignment> wanted_;
+  std::vector<wire::pb::WeightHolder> holders_;
   bool changed_ = false;
   bool ending_ = false;
   std::shared_ptr<Loaded> loaded_;
@@ -89,7 +110,15 @@ class CpuHost final : public ModelHost {
 
   // The loading thread's.
   std::map<std::string, Memory> memories_;
-  std::uint64_t done_bytes_ = 0;
+  std::unique_ptr<WeightFetch> fetch_;
+  std::uint64_t loading_layout_ = 0;
+  std::optional<std::size_t> loading_;  // virtual rank; else what all of the layout need
+  bool given_up_ = false;               // what was being loaded is no longer wanted
+  bool disk_full_ = false;              // said once
+  std::uint64_t arena_begin_ = 0;       // of the bytes of this assignment
+  std::uint64_t arena_done_ = 0;
+  std::uint64_t part_done_ = 0;
+  std::uint64_t done_bytes_ = 0;  // of finished arenas, and the one at hand
   std::uint64_t total_bytes_ = 0;
 
   // The worker's thread's.

@@ -18,11 +18,11 @@ engine::Request request(std::uint64_t id) {
 
 TEST(TokenLog, TakesTheNextIndexOfTheCurrentAttemptOnly) {
   TokenLog log(request(1));
-  log.admit();
+  log.admit(true);
   EXPECT_EQ(log.take(1, 0, TokenId{10}), Verdict::kTaken);
   EXPECT_EQ(log.take(1, 0, TokenId{10}), Verdict::kStale) << "repeated";
   EXPECT_EQ(log.take(1, 2, TokenId{12}), Verdict::kGap) << "one is missing";
-  log.admit();
+  log.admit(true);
   EXPECT_EQ(log.take(1, 1, TokenId{11}), Verdict::kStale) << "from the worker that died";
   EXPECT_EQ(log.take(2, 1, TokenId{11}), Verdict::kTaken);
   EXPECT_EQ(log.tokens(), (std::vector<TokenId>{TokenId{10}, TokenId{11}}));
@@ -30,7 +30,7 @@ TEST(TokenLog, TakesTheNextIndexOfTheCurrentAttemptOnly) {
 
 TEST(TokenLog, AnEndWithoutATokenObeysTheSameRule) {
   TokenLog log(request(1));
-  log.admit();
+  log.admit(true);
   EXPECT_EQ(log.take(1, 1, std::nullopt), Verdict::kGap);
   EXPECT_EQ(log.take(1, 0, std::nullopt), Verdict::kTaken);
   EXPECT_TRUE(log.tokens().empty());
@@ -38,9 +38,9 @@ TEST(TokenLog, AnEndWithoutATokenObeysTheSameRule) {
 
 TEST(TokenLog, ANewWorkerIsToldWhatWasSent) {
   TokenLog log(request(9));
-  EXPECT_EQ(log.admit().log_size(), 0);
+  EXPECT_EQ(log.admit(true).log_size(), 0);
   ASSERT_EQ(log.take(1, 0, TokenId{7}), Verdict::kTaken);
-  const wire::pb::Admit again = log.admit();
+  const wire::pb::Admit again = log.admit(true);
   EXPECT_EQ(again.request(), 9u);
   EXPECT_EQ(again.attempt(), 2u);
   ASSERT_EQ(again.log_size(), 1);
@@ -50,7 +50,7 @@ TEST(TokenLog, ANewWorkerIsToldWhatWasSent) {
 
 TEST(TokenLog, CountsAttemptsThatGaveNoToken) {
   TokenLog log(request(1));
-  for (int i = 0; i < 3; ++i) log.admit();
+  for (int i = 0; i < 3; ++i) log.admit(true);
   EXPECT_EQ(log.barren_attempts(), 3);
   ASSERT_EQ(log.take(3, 0, TokenId{1}), Verdict::kTaken);
   EXPECT_EQ(log.barren_attempts(), 0);
@@ -64,7 +64,7 @@ TEST(TokenLog, AnyScheduleOfDeathsAndDuplicatesGivesTheSameAnswer) {
     SplitMix random(seed);
     TokenLog log(request(seed));
     while (log.tokens().size() < kAnswer) {
-      const wire::pb::Admit admit = log.admit();
+      const wire::pb::Admit admit = log.admit(true);
       const auto start = static_cast<std::uint32_t>(admit.log_size());
       const auto n_sent = static_cast<std::uint32_t>(random.next() % 8);
       for (std::uint32_t i = start; i < std::min(start + n_sent, kAnswer); ++i) {

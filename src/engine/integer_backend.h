@@ -5,9 +5,13 @@
 // state, so slices really differ. Attention hashes the KV of all positions through the step's
 // pages: a KV row that is missing, stale or another sequence's changes the answer. Every rank
 // writes the KV of all rows, as with MLA.
+//
+// With `rounding` the numbers are no integers: then sums in another order have other low bits, and
+// those change everything that comes after.
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -27,6 +31,7 @@ struct IntegerOptions {
   std::size_t n_layers = 3;  // the first is dense
   std::size_t columns = 64;  // of an expert, of the shared experts and of a dense layer
   std::size_t max_positions = 4096;
+  bool rounding = false;
   // KV memory [integer_kv_size()], zeros at first, that outlives the backend; empty: its own.
   std::span<std::uint64_t> kv = {};
 };
@@ -221,11 +226,12 @@ class IntegerBackend final : public backend::Backend {
     return hash_combine(hash_combine(place, unit), row);
   }
 
-  // rows[row] += scale * 8 numbers of -8 to 7.
-  static void add_unit(std::uint64_t key, int scale, std::size_t row, std::span<float> rows) {
+  // rows[row] += scale * 8 numbers of -8 to 7, or tenths of them.
+  void add_unit(std::uint64_t key, int scale, std::size_t row, std::span<float> rows) const {
+    const float unit = options_.rounding ? 0.1f : 1.0f;
     for (std::size_t i = 0; i < kIntegerWidth; ++i) {
       const int number = static_cast<int>((key >> (4 * i)) & 15) - 8;
-      rows[row * kIntegerWidth + i] += static_cast<float>(scale * number);
+      rows[row * kIntegerWidth + i] += unit * static_cast<float>(scale * number);
     }
   }
 
@@ -254,9 +260,13 @@ class IntegerBackend final : public backend::Backend {
   void digest_rows() {
     digests_.assign(n_rows(), options_.seed);
     for (std::size_t i = 0; i < hidden_.size(); ++i) {
+      std::uint64_t& digest = digests_[i / kIntegerWidth];
+      if (options_.rounding) {
+        digest = hash_combine(digest, std::bit_cast<std::uint32_t>(hidden_[i]));
+        continue;
+      }
       const auto number = static_cast<std::int64_t>(hidden_[i]);
       CHECK(static_cast<float>(number) == hidden_[i] && number < (1 << 20) && number > -(1 << 20));
-      std::uint64_t& digest = digests_[i / kIntegerWidth];
       digest = hash_combine(digest, static_cast<std::uint64_t>(number));
     }
   }

@@ -41,22 +41,26 @@ class ServiceTest : public testing::Test {
     make_agent({});
   }
   void make_agent(cluster::AgentOptions options) {
-    auto arena = backend::WeightArena::create_shared(4096);
-    ASSERT_TRUE(arena);
-    auto agent = cluster::Agent::create(std::move(options), std::move(arena).value(), clock_,
-                                        service_->agent_handlers());
-    ASSERT_TRUE(agent);
+    options.model_dir = "models/ember";
+    options.placer.pages = 64;
+    options.machine.usable_bytes = options.machine.memory_bytes = 1e9;
+    options.head.gather = {};
+    auto agent = cluster::Agent::create(std::move(options), clock_, service_->agent_handlers());
+    ASSERT_TRUE(agent) << agent.error().message;
     agent_ = std::move(agent).value();
     service_->attach(*agent_);
   }
-  // A worker of one line: it sends Ready with 4096 tokens of context and waits for its end.
+  // A worker of two lines: it says that it holds virtual rank 0 of layout 1, with 4096 tokens of
+  // context, and that it has joined epoch 1, and waits for its end.
   void start_ready_worker() {
     std::string name = (std::filesystem::temp_directory_path() / "service_test_XXXXXX").string();
     const int file = ::mkstemp(name.data());
     ASSERT_GE(file, 0);
     ::close(file);  // a file open for writing does not run
     std::ofstream(name) << "#!/bin/sh\n"
-                           "printf '\\005\\000\\000\\000\\042\\003\\020\\200\\040' >&3\n"
+                           "printf '\\023\\000\\000\\000\\102\\021\\010\\001\\022\\001\\000"
+                           "\\040\\200\\040\\051\\001\\000\\000\\000\\000\\000\\000\\000' >&3\n"
+                           "printf '\\004\\000\\000\\000\\112\\002\\010\\001' >&3\n"
                            "exec sleep 60\n";
     ASSERT_EQ(::chmod(name.c_str(), 0700), 0);
     cluster::AgentOptions options;

@@ -182,6 +182,7 @@ TEST(Rendezvous, GarbageDisturbsNobody) {
 TEST(Rendezvous, ManyWhoSayNothingDoNotShutRanksOut) {
   Ranks ranks(2, true);
   std::vector<Socket> silent;
+  silent.reserve(200);
   for (int i = 0; i < 200; ++i) silent.push_back(connect_to(ranks.fabric(0).port()));
   auto transports = ranks.group(1).transports();
   exchange_all_with_all(transports, 1000, 3);

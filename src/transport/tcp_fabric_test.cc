@@ -24,7 +24,7 @@ class TcpFabricOf : public testing::TestWithParam<Kind> {
   explicit TcpFabricOf() = default;
 
   std::vector<std::unique_ptr<Transport>> join(std::size_t n, std::vector<Watch*> watches = {},
-                                               TcpOptions options = {}) {
+                                               const TcpOptions& options = {}) {
     ranks_ = std::make_unique<Ranks>(n, GetParam() == Kind::kClear, options);
     TestGroup group = ranks_->group(1);
     for (Endpoint& endpoint : group.spec.ranks) {

@@ -7,6 +7,7 @@
 //   auto message = TRY(wire::parse<wire::pb::FromWorker>(payload));
 #pragma once
 
+#include "wire/bulk.pb.h"
 #include "wire/cluster.pb.h"
 #include "wire/data_header.h"
 #include "wire/frames.h"

@@ -5,7 +5,7 @@
 namespace conclave::cluster_sim {
 namespace {
 
-constexpr Duration kSlice = std::chrono::milliseconds(5);  // between two looks at the system
+constexpr Duration kSlice = std::chrono::milliseconds(20);  // between two looks at the system
 
 void start_machines(const Scenario& scenario, sim::Network& network, System& system) {
   for (std::size_t node = 0; node < scenario.n_nodes; ++node) {
@@ -33,10 +33,14 @@ Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberS
       world, {.n_nodes = scenario.n_nodes, .link = scenario.link, .cabling = scenario.cabling});
   SimSwitch data_plane(world, network);
   FaultInjector* faults = nullptr;
-  const std::unique_ptr<System> system =
-      make_system({{world, network, stacks}, data_plane, scenario, [&faults](Phase phase) {
-                     return faults != nullptr && faults->reached(phase);
-                   }});
+  sim::RandomStream ids = world.stream("ids");
+  const std::unique_ptr<System> system = make_system(
+      {.machinery = {world, network, stacks},
+       .data_plane = data_plane,
+       .scenario = scenario,
+       .reached = [&faults](Phase phase) { return faults != nullptr && faults->reached(phase); },
+       .troubled = [&faults](std::size_t n) { return faults != nullptr && faults->troubled(n); },
+       .new_id = [&ids] { return ids.next() | 1u; }});
   FaultInjector injector(world, network, data_plane, *system, scenario.faults, scenario.link);
   faults = &injector;
   injector.start(scenario.faults_end);

@@ -2,7 +2,7 @@
 //
 // This is the seam between the machinery (world, network, fibers, data plane, faults) and what is
 // tested. A System is an adaptor: it builds agents and workers from production code and connects
-// their inputs to events of the world. StandinCluster is one.
+// their inputs to events of the world.
 #pragma once
 
 #include <functional>
@@ -25,13 +25,16 @@ struct Surroundings {
   // To be called where the system gets there. True: a fault strikes in an event of this time, and a
   // process is to pause().
   std::function<bool(Phase)> reached;
+  // Whether a fault disturbs this machine at this moment, so that it may be taken for lost.
+  std::function<bool(std::size_t node)> troubled;
+  std::function<std::uint64_t()> new_id;  // random, not 0
 };
 
 class System : public Machines {
  public:
   // A client's request comes to the head machine, which may be down.
   virtual void submit(const ScenarioRequest& request) = 0;
-  // Every request so far was answered or has failed with a stated error.
+  // Every request so far was answered or has failed with a stated error, and nothing is left to do.
   virtual bool idle() const = 0;
   // A promise that was broken: the run ends. Such as "request 1: token 3 is 17, not 12".
   virtual std::optional<std::string> violation() const = 0;
@@ -50,8 +53,8 @@ struct Outcome {
 };
 
 struct RunLimits {
-  Duration after_faults = std::chrono::seconds(10);  // to end all requests once all is mended
-  std::size_t events = 2'000'000;
+  Duration after_faults = std::chrono::seconds(60);  // to end all requests once all is mended
+  std::size_t events = 5'000'000;
 };
 
 Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberStacks& stacks,

@@ -55,6 +55,11 @@ class SimSwitch {
   // The epoch race: from now on messages are copied with this probability, and the copies come
   // again, unchanged, to the same machine's rank of the next epoch. 0: none.
   void set_late_copies(double probability) { late_copies_ = probability; }
+  // For what else is to come again: after so long, of this mean.
+  std::optional<Duration> draw_late_copy(Duration mean) {
+    if (!chances_.chance(late_copies_)) return std::nullopt;
+    return chances_.exponential(mean);
+  }
   const SwitchStats& stats() const { return stats_; }
 
  private:
