@@ -37,11 +37,13 @@ TESTED_BY = {
     "src/cluster/layout_message.cc": "src/cluster/layout_test.cc",
     # Processes need processes.
     "src/cluster/cpu_host.cc": "tests/e2e/test_pool.py",
+    "src/cluster/cpu_host_weights.cc": "tests/e2e/test_pool_weights.py",
     "src/cluster/node_agent.cc": "tests/e2e/test_pool.py",
     "src/cluster/pool_door.cc": "tests/e2e/test_pool.py",
     "src/cluster/pool_json.cc": "tests/e2e/test_pool.py",
     "src/cluster/worker_host.cc": "src/cluster/agent_test.cc",
     "src/cluster/worker_main.cc": "tests/e2e/test_worker_kills.py",
+    "src/cluster/weight_skeleton.cc": "src/cluster/weight_fetch_test.cc",
     "src/server/serve.cc": "tests/e2e/test_serve.py",
     # The commands of the program are tested as processes.
     "src/apps/bench_command.cc": "tests/e2e/test_cli.py",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 
+import netns
 from serving import EMBER, ROOT, Server, alive, clean_environment, find_binary, is_worker, wait_until
 
 
@@ -53,7 +54,7 @@ class Node:
 
     def pids(self, which):
         if which == "agent":
-            return [self.process.pid]
+            return [self.process.pid]  # `ip netns exec` becomes the program
         if which == "worker":
             return self.workers()
         return [self.process.pid, *self.workers()]
@@ -88,7 +89,10 @@ class Pool:
     """`conclave serve --pool` and its nodes; use it as a context manager."""
 
     def __init__(self, nodes, *serve_arguments, node_arguments=(), model=EMBER, node_models=EMBER,
-                 head_arguments=("--bandwidth", "20", "--threads", "1")):  # fmt: skip
+                 head_arguments=("--bandwidth", "20", "--threads", "1"), namespaces=False,
+                 wait=True):  # fmt: skip
+        self.namespaces = namespaces
+        self.wait = wait
         self.state = tempfile.mkdtemp(prefix="conclave-head-")
         self.nodes = []
         self.head = None
@@ -101,16 +105,20 @@ class Pool:
     def _start(self, n_nodes, serve_arguments, node_arguments, model, node_models, head_arguments):
         names = [f"node-{chr(ord('a') + i)}" for i in range(n_nodes)]
         self.head = Server(
-            "--pool", "--pool-host", "127.0.0.1", "--pool-port", "0", "--state", self.state,
+            "--pool", "--pool-host", netns.address_of(0) if self.namespaces else "127.0.0.1",
+            "--pool-port", "0", "--state", self.state,
             "--name", "head", "--nodes", n_nodes + 1, *head_arguments, *serve_arguments,
             model=model, ready=False,
         )  # fmt: skip
         for i, name in enumerate(names):
             arguments = node_arguments[i] if i < len(node_arguments) else ()
             self.nodes.append(
-                Node(name, *arguments, join=self.pair(), models=node_models)
-            )
-        self.head.wait_ready(120)
+                Node(name, *arguments, join=self.pair(), models=node_models,
+                     namespace=netns.name_of(i + 1) if self.namespaces else None)
+            )  # fmt: skip
+        if self.wait:
+            self.head.wait_ready(120)
+            self.wait_running(n_nodes + 1, 60)
 
     def conclave(self, *arguments, check=True):
         done = subprocess.run(

@@ -13,12 +13,29 @@ using std::chrono::milliseconds;
 
 constexpr std::array<std::string_view, kFaultKinds> kFaultNames{
     "loss",        "duplication", "delay",  "reordering", "partition", "one-way",   "worker-crash",
-    "worker-hang", "node-crash",  "freeze", "slow-node",  "join",      "epoch-race"};
+    "worker-hang", "node-crash",  "freeze", "slow-node",  "join",      "epoch-race", "between",
+    "worker-stuck", "agent-crash", "agent-stop", "drain"};
 constexpr std::array<std::string_view, kPhases> kPhaseNames{"load", "prefill", "decode", "replan"};
 
 bool on_link(FaultKind kind) {
   return kind == FaultKind::kLoss || kind == FaultKind::kDuplication || kind == FaultKind::kDelay ||
          kind == FaultKind::kReordering;
+}
+
+bool cuts(const Fault& fault, std::size_t from, std::size_t to) {
+  const bool out = fault.both_ways || !fault.backwards;
+  const bool in = fault.both_ways || fault.backwards;
+  switch (fault.kind) {
+    case FaultKind::kPartition:
+      return from == fault.node || to == fault.node;
+    case FaultKind::kOneWay:
+      return (out && from == fault.node) || (in && to == fault.node);
+    case FaultKind::kBetween:
+      return (out && from == fault.node && to == fault.other) ||
+             (in && from == fault.other && to == fault.node);
+    default:
+      return false;
+  }
 }
 
 void worsen(sim::LinkModel& link, const Fault& fault) {
@@ -57,7 +74,10 @@ std::string describe(const Fault& fault) {
     text << " at_ms=" << seconds(fault.at - Time{}) * 1e3;
   }
   text << " lasts_ms=" << seconds(fault.lasts) * 1e3 << " strength=" << fault.strength;
+  if (fault.kind == FaultKind::kBetween) text << " other=" << fault.other;
   if (fault.backwards) text << " backwards";
+  if (fault.both_ways) text << " both-ways";
+  if (fault.forever) text << " forever";
   return text.str();
 }
 
@@ -115,44 +135,61 @@ bool FaultInjector::reached(Phase phase) {
 
 void FaultInjector::fire(const Fault& fault) {
   const Phase phase = phase_;
-  if (!strike(fault)) return;
+  active_.push_back(fault);
+  if (!strike(fault)) {
+    active_.pop_back();
+    return;
+  }
   ++coverage_.fired[static_cast<std::size_t>(fault.kind)][static_cast<std::size_t>(phase)];
-  world_.schedule_after(fault.lasts, [this, fault] { mend(fault); });
+  if (!fault.forever) world_.schedule_after(fault.lasts, [this, fault] { mend(fault); });
 }
 
 // False: there was nothing to break.
 bool FaultInjector::strike(const Fault& fault) {
-  const std::size_t node = fault.node;
-  if (on_link(fault.kind)) {
-    on_links_.push_back(fault);
-    set_links();
-    return true;
-  }
   switch (fault.kind) {
+    case FaultKind::kLoss:
+    case FaultKind::kDuplication:
+    case FaultKind::kDelay:
+    case FaultKind::kReordering:
     case FaultKind::kPartition:
     case FaultKind::kOneWay:
-      set_cut(fault, true);
-      return true;
-    case FaultKind::kWorkerCrash:
-      return running(node) && machines_.crash_worker(node);
-    case FaultKind::kWorkerHang:
-      return running(node) && machines_.hang_worker(node);
-    case FaultKind::kNodeCrash:
-      return crash_node(node);
-    case FaultKind::kFreeze:
-      if (!running(node)) return false;
-      network_.freeze(node);
+    case FaultKind::kBetween:
+      set_links();
       return true;
     case FaultKind::kSlowNode:
-      network_.set_slow_factor(node, 1.0 + 30.0 * fault.strength);
-      return true;
-    case FaultKind::kJoin:
-      if (network_.up(node)) return false;
-      network_.restart(node);
-      machines_.start(node);
+      network_.set_slow_factor(fault.node, 1.0 + 30.0 * fault.strength);
       return true;
     case FaultKind::kEpochRace:
       switch_.set_late_copies(fault.strength);
+      return true;
+    case FaultKind::kJoin:
+      if (network_.up(fault.node)) return false;
+      network_.restart(fault.node);
+      machines_.start(fault.node);
+      return true;
+    case FaultKind::kNodeCrash:
+      return crash_node(fault.node);
+    default:
+      return running(fault.node) && strike_node(fault);
+  }
+}
+
+bool FaultInjector::strike_node(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kWorkerCrash:
+      return machines_.crash_worker(fault.node);
+    case FaultKind::kWorkerHang:
+      return machines_.hang_worker(fault.node);
+    case FaultKind::kWorkerStuck:
+      return machines_.stick_worker(fault.node);
+    case FaultKind::kAgentCrash:
+      return machines_.crash_agent(fault.node);
+    case FaultKind::kAgentStop:
+      return machines_.stop_agent(fault.node);
+    case FaultKind::kDrain:
+      return machines_.drain(fault.node);
+    case FaultKind::kFreeze:
+      network_.freeze(fault.node);
       return true;
     default:
       return false;
@@ -160,38 +197,70 @@ bool FaultInjector::strike(const Fault& fault) {
 }
 
 void FaultInjector::mend(const Fault& fault) {
-  const std::size_t node = fault.node;
-  if (on_link(fault.kind)) {
-    const auto same = [&](const Fault& f) { return f.kind == fault.kind && f.node == node; };
-    on_links_.erase(std::find_if(on_links_.begin(), on_links_.end(), same));
-    set_links();
-    return;
-  }
+  const auto same = [&](const Fault& f) {
+    return f.kind == fault.kind && f.node == fault.node && !f.forever;
+  };
+  active_.erase(std::find_if(active_.begin(), active_.end(), same));
   switch (fault.kind) {
+    case FaultKind::kLoss:
+    case FaultKind::kDuplication:
+    case FaultKind::kDelay:
+    case FaultKind::kReordering:
     case FaultKind::kPartition:
     case FaultKind::kOneWay:
-      set_cut(fault, false);
-      break;
-    case FaultKind::kWorkerHang:
-      machines_.unhang_worker(node);
-      break;
-    case FaultKind::kNodeCrash:
-      if (network_.up(node)) break;
-      network_.restart(node);
-      machines_.start(node);
-      break;
-    case FaultKind::kFreeze:
-      if (network_.up(node) && network_.frozen(node)) network_.unfreeze(node);
-      break;
+    case FaultKind::kBetween:
+      return set_links();
     case FaultKind::kSlowNode:
-      network_.set_slow_factor(node, 1.0);
-      break;
+      return network_.set_slow_factor(fault.node, 1.0);
     case FaultKind::kEpochRace:
-      switch_.set_late_copies(0.0);
-      break;
+      return switch_.set_late_copies(0.0);
+    case FaultKind::kNodeCrash:
+      if (network_.up(fault.node)) return;
+      network_.restart(fault.node);
+      return machines_.start(fault.node);
+    case FaultKind::kFreeze:
+      if (network_.up(fault.node) && network_.frozen(fault.node)) network_.unfreeze(fault.node);
+      return;
     default:
-      break;
+      if (network_.up(fault.node)) mend_node(fault);
   }
+}
+
+void FaultInjector::mend_node(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kWorkerHang:
+    case FaultKind::kWorkerStuck:
+      return machines_.unhang_worker(fault.node);
+    case FaultKind::kAgentStop:
+      return machines_.continue_agent(fault.node);
+    case FaultKind::kDrain:
+      static_cast<void>(machines_.crash_agent(fault.node));
+      return machines_.start(fault.node);
+    case FaultKind::kAgentCrash:
+      if (!machines_.running(fault.node)) machines_.start(fault.node);
+      return;
+    default:
+      return;
+  }
+}
+
+bool FaultInjector::troubled(std::size_t node) const {
+  return std::ranges::any_of(active_, [node](const Fault& fault) {
+    switch (fault.kind) {
+      case FaultKind::kLoss:
+      case FaultKind::kDuplication:
+      case FaultKind::kDelay:
+      case FaultKind::kReordering:
+      case FaultKind::kPartition:
+      case FaultKind::kOneWay:
+      case FaultKind::kSlowNode:
+        return fault.node == node;
+      case FaultKind::kBetween:
+        return std::max(fault.node, fault.other) == node;
+      default:
+        return false;  // the System sees it itself
+    }
+  });
 }
 
 bool FaultInjector::crash_node(std::size_t node) {
@@ -201,27 +270,19 @@ bool FaultInjector::crash_node(std::size_t node) {
   return true;
 }
 
-void FaultInjector::set_cut(const Fault& fault, bool cut) {
-  const auto set = [&](std::size_t from, std::size_t to) {
-    cut ? network_.cut(from, to) : network_.heal(from, to);
-  };
-  for (std::size_t other = 0; other < network_.n_nodes(); ++other) {
-    if (other == fault.node) continue;
-    const bool both = fault.kind == FaultKind::kPartition;
-    if (both || !fault.backwards) set(fault.node, other);
-    if (both || fault.backwards) set(other, fault.node);
-  }
-}
-
+// What all active faults together make of the links.
 void FaultInjector::set_links() {
   for (std::size_t from = 0; from < network_.n_nodes(); ++from) {
     for (std::size_t to = 0; to < network_.n_nodes(); ++to) {
       if (from == to) continue;
       sim::LinkModel link = link_;
-      for (const Fault& fault : on_links_) {
-        if (fault.node == from || fault.node == to) worsen(link, fault);
+      bool cut = false;
+      for (const Fault& fault : active_) {
+        if (on_link(fault.kind) && (fault.node == from || fault.node == to)) worsen(link, fault);
+        cut = cut || cuts(fault, from, to);
       }
       network_.set_link(from, to, link);
+      cut ? network_.cut(from, to) : network_.heal(from, to);
     }
   }
 }

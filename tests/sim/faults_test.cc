@@ -17,9 +17,15 @@ class Diary final : public Machines {
  public:
   void start(std::size_t node) override { note("start", node); }
   void crash(std::size_t node) override { note("crash", node); }
+  bool running(std::size_t) const override { return true; }
+  bool crash_agent(std::size_t node) override { return note("crash_agent", node); }
+  bool stop_agent(std::size_t node) override { return note("stop_agent", node); }
+  void continue_agent(std::size_t node) override { note("continue_agent", node); }
   bool crash_worker(std::size_t node) override { return note("crash_worker", node); }
   bool hang_worker(std::size_t node) override { return note("hang_worker", node); }
+  bool stick_worker(std::size_t node) override { return note("stick_worker", node); }
   void unhang_worker(std::size_t node) override { note("unhang_worker", node); }
+  bool drain(std::size_t node) override { return note("drain", node); }
 
   std::string text;
 

@@ -34,24 +34,55 @@ sim::LinkModel draw_link(sim::RandomStream random) {
   return link;
 }
 
+// That only machines other than the head can have.
+bool of_a_node(FaultKind kind) {
+  return kind == FaultKind::kBetween || kind == FaultKind::kDrain || kind == FaultKind::kJoin;
+}
+
+// What the rest is to go on without.
+bool may_be_forever(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kWorkerHang:
+    case FaultKind::kWorkerStuck:
+      return true;  // until it is killed
+    case FaultKind::kPartition:
+    case FaultKind::kOneWay:
+    case FaultKind::kNodeCrash:
+    case FaultKind::kFreeze:
+    case FaultKind::kBetween:
+    case FaultKind::kAgentCrash:
+    case FaultKind::kAgentStop:
+    case FaultKind::kDrain:
+      return fault.node != 0;
+    default:
+      return false;
+  }
+}
+
 Fault draw_fault(sim::RandomStream random, std::size_t n_nodes, const ScenarioTimes& times) {
   Fault fault;
   fault.kind = static_cast<FaultKind>(random.below(kFaultKinds));
   fault.node = random.below(n_nodes);
+  if (of_a_node(fault.kind)) fault.node = n_nodes == 1 ? 0 : 1 + random.below(n_nodes - 1);
+  if (fault.kind == FaultKind::kBetween && n_nodes > 2) {
+    fault.other = 1 + (fault.node + random.below(n_nodes - 2)) % (n_nodes - 1);
+  }
+  fault.both_ways = random.chance(0.5);
   fault.backwards = random.chance(0.5);
   fault.at_phase = random.chance(0.6);
   fault.at = Time{} + draw_duration(random, {}, times.faults);
   fault.phase = static_cast<Phase>(random.below(kPhases));
-  fault.nth = random.below(fault.phase == Phase::kLoad      ? 8
-                           : fault.phase == Phase::kReplan  ? 2
+  fault.nth = random.below(fault.phase == Phase::kLoad      ? 24
+                           : fault.phase == Phase::kReplan  ? 3
                            : fault.phase == Phase::kPrefill ? 60
-                                                            : 200);
+                                                            : 300);
   fault.lasts = draw_duration(random, milliseconds(1), times.lasts);
   fault.strength = random.uniform();
-  // Most clusters keep their head; its crash is drawn half as often as another's.
-  if (fault.kind == FaultKind::kNodeCrash && fault.node == 0 && random.chance(0.5)) {
-    fault.kind = FaultKind::kWorkerCrash;
-  }
+  fault.forever = may_be_forever(fault) && random.chance(0.15);
+  // Most clusters keep their head.
+  const bool ends_head =
+      fault.kind == FaultKind::kNodeCrash || fault.kind == FaultKind::kAgentCrash;
+  if (ends_head && fault.node == 0 && random.chance(0.5)) fault.kind = FaultKind::kWorkerCrash;
   return fault;
 }
 
@@ -64,10 +95,13 @@ std::size_t draw_n_faults(sim::RandomStream random) {
 
 ScenarioRequest draw_request(sim::RandomStream random, const ScenarioTimes& times) {
   ScenarioRequest request;
-  request.at = Time{} + sim::from_seconds(0.4 * seconds(times.faults) * random.uniform());
-  request.prompt_tokens = 1 + random.below(40);
-  request.answer_tokens = 1 + random.below(30);
+  request.at = Time{} + sim::from_seconds(seconds(times.faults) * random.uniform());
+  request.prompt_tokens = 1 + random.below(150);
+  request.answer_tokens = 1 + random.below(40);
   request.seed = random.next();
+  if (random.chance(0.15)) {
+    request.cancel_after = draw_duration(random, milliseconds(1), times.faults);
+  }
   return request;
 }
 
@@ -83,19 +117,17 @@ Scenario draw_scenario(std::uint64_t seed, const ScenarioTimes& times) {
   scenario.absent.resize(scenario.n_nodes);
   scenario.cabling = shape.chance(0.5) ? sim::Cabling::kPerNode : sim::Cabling::kPerPair;
   scenario.link = draw_link(random.child(1));
-  const std::size_t n_requests = 1 + shape.below(3);
+  const std::size_t n_requests = 1 + shape.below(8);
   for (std::size_t i = 0; i < n_requests; ++i) {
     scenario.requests.push_back(draw_request(random.child(2).child(i), times));
   }
   const std::size_t n_faults = draw_n_faults(random.child(3));
   for (std::size_t i = 0; i < n_faults; ++i) {
     const Fault fault = draw_fault(random.child(4).child(i), scenario.n_nodes, times);
-    const bool between_nodes = fault.kind <= FaultKind::kOneWay;
-    if (scenario.n_nodes == 1 && between_nodes) continue;
-    if (fault.kind == FaultKind::kJoin) {
-      if (fault.node == 0) continue;
-      scenario.absent[fault.node] = true;
-    }
+    const bool on_network = fault.kind <= FaultKind::kOneWay;
+    if (scenario.n_nodes == 1 && (on_network || of_a_node(fault.kind))) continue;
+    if (scenario.n_nodes == 2 && fault.kind == FaultKind::kBetween) continue;
+    if (fault.kind == FaultKind::kJoin) scenario.absent[fault.node] = true;
     scenario.faults.push_back(fault);
   }
   scenario.faults_end = Time{} + times.faults + times.lasts;

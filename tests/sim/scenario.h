@@ -14,6 +14,7 @@ struct ScenarioRequest {
   std::size_t prompt_tokens = 0;
   std::size_t answer_tokens = 0;
   std::uint64_t seed = 0;
+  Duration cancel_after{};  // zero: never
 };
 
 struct Scenario {
@@ -24,15 +25,15 @@ struct Scenario {
   sim::Cabling cabling = sim::Cabling::kPerNode;
   std::vector<ScenarioRequest> requests;
   std::vector<Fault> faults;
-  // Then all is mended, or is within the longest fault.
+  // Then all is mended that ever is.
   Time faults_end{};
 };
 
 // Faults begin within `faults` and last at most `lasts`: to be of the order of the system's own
 // limits, so that some are shorter and some longer than what it notices.
 struct ScenarioTimes {
-  Duration faults = std::chrono::milliseconds(1500);
-  Duration lasts = std::chrono::milliseconds(800);
+  Duration faults = std::chrono::seconds(6);
+  Duration lasts = std::chrono::seconds(6);
 };
 
 Scenario draw_scenario(std::uint64_t seed, const ScenarioTimes& times = {});

@@ -13,7 +13,9 @@ constexpr Duration kLatency = std::chrono::microseconds(100);
 
 Result<std::vector<wire::pb::ToWorker>> SimControl::receive(bool wait) {
   CHECK(process_ != nullptr);
+  waits_ = wait;
   while (wait && !closed_ && to_worker_.empty()) process_->wait(Time::max());
+  waits_ = false;
   if (closed_) return unavailable("the agent closed the socket");
   return std::exchange(to_worker_, {});
 }

@@ -21,7 +21,7 @@ class SimControl final : public cluster::AgentLink {
       : network_(network), node_(node), readable_(std::move(readable)) {}
 
   // The worker's end. receive() is called from the main process, send() from any.
-  void set_process(Process& main) { process_ = &main; }
+  void set_process(Process* main) { process_ = main; }  // null: it has ended
   int fd() const override { return -1; }
   Result<std::vector<wire::pb::ToWorker>> receive(bool wait) override;
   bool send(std::span<const wire::pb::FromWorker> messages) override;
@@ -33,6 +33,8 @@ class SimControl final : public cluster::AgentLink {
   std::vector<wire::pb::FromWorker> read(bool ended);
   void close() { closed_ = true; }
   bool closed() const { return closed_; }
+  // The worker has something to read and would wake up, if it does not hang.
+  bool unread() const { return waits_ && !to_worker_.empty(); }
 
  private:
   sim::Network& network_;
@@ -40,6 +42,7 @@ class SimControl final : public cluster::AgentLink {
   std::function<void()> readable_;
   Process* process_ = nullptr;
   bool closed_ = false;
+  bool waits_ = false;
   std::vector<wire::pb::ToWorker> to_worker_;
   std::deque<wire::pb::FromWorker> under_way_;
   std::vector<wire::pb::FromWorker> arrived_;

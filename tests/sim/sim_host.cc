@@ -13,7 +13,7 @@ namespace {
 class TimedBackend final : public backend::Backend {
  public:
   TimedBackend(std::unique_ptr<backend::Backend> inner, const SimTimes& times, Process& process,
-               const Reached& reached)
+               const AtPhase& reached)
       : inner_(std::move(inner)), times_(times), process_(process), reached_(reached) {}
 
   const model::ModelConfig& config() const override { return inner_->config(); }
@@ -64,7 +64,7 @@ class TimedBackend final : public backend::Backend {
   std::unique_ptr<backend::Backend> inner_;
   const SimTimes& times_;
   Process& process_;
-  const Reached& reached_;
+  const AtPhase& reached_;
   std::int64_t n_rows_ = 0;
   bool prefill_ = false;
 };

@@ -19,7 +19,7 @@
 namespace conclave::cluster_sim {
 
 // What a process says where it gets there: a fault may strike exactly there.
-using Reached = std::function<bool(Phase)>;
+using AtPhase = std::function<bool(Phase)>;
 
 class SimHost final : public cluster::ModelHost {
  public:
@@ -29,7 +29,7 @@ class SimHost final : public cluster::ModelHost {
     AgentMemory& memory;
     SimControl& control;
     cluster::WorkerPulse& pulse;
-    Reached reached;
+    AtPhase reached;
     std::function<std::uint64_t()> new_kv_id;
     transport::Endpoint data;  // where other ranks reach this worker
     std::size_t context_max = 0;

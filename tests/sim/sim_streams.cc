@@ -73,7 +73,10 @@ void SimStreams::end(std::size_t node, StreamId id, bool tell) {
 void SimStreams::repeat(std::size_t node, StreamId id) {
   const auto place = nodes_[node].ends.find(id);
   if (place == nodes_[node].ends.end()) return;
-  const End& end = place->second;
+  End& end = place->second;
+  constexpr auto kRoundsMax = static_cast<int>(kUserTimeout / kRepeatEvery);
+  end.rounds_unheard = end.unacknowledged.empty() || !end.opened ? 0 : end.rounds_unheard + 1;
+  if (end.rounds_unheard > kRoundsMax) return this->end(node, id, true);
   Packet packet;
   packet.from = node;
   packet.to = end.peer;
@@ -153,6 +156,7 @@ void SimStreams::open(const Packet& packet) {
 void SimStreams::acknowledged(End& end, std::uint64_t n) {
   while (end.n_acknowledged < n && !end.unacknowledged.empty()) {
     ++end.n_acknowledged;
+    end.rounds_unheard = 0;
     end.unacknowledged.pop_front();
   }
 }

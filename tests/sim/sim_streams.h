@@ -1,6 +1,7 @@
 // Connections of the control plane between machines, as TCP carries them: messages arrive whole,
 // once and in order, however bad the network is, or the connection ends. What it does not hide:
-//   a partition, a freeze, a crashed machine    silence, and everything comes when it is over
+//   a partition, a freeze, a crashed machine    silence; the end of the connection where something
+//                                               was sent and not acknowledged for kUserTimeout
 //   a machine that was started again            the end of the connection, at the next message
 //
 //   streams.attach(node, {.opened = ..., .message = ..., .closed = ...});   // its agent starts
@@ -26,6 +27,7 @@ using StreamId = std::uint64_t;
 
 // Sent and not acknowledged; a connection with more ends.
 inline constexpr std::size_t kUnacknowledgedMax = 4096;
+inline constexpr Duration kUserTimeout = std::chrono::seconds(2);  // as HubLimits
 
 // Called in events of the node; they may call the SimStreams, but not detach() the node.
 struct StreamEvents {
@@ -68,6 +70,7 @@ class SimStreams {
     std::size_t peer = 0;
     bool opened = false;
     std::uint64_t n_acknowledged = 0;
+    int rounds_unheard = 0;                  // of repeating, without anything acknowledged
     std::deque<std::string> unacknowledged;  // the first is number n_acknowledged
     std::uint64_t n_taken = 0;
     std::map<std::uint64_t, std::string> early;  // by number

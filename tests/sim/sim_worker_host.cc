@@ -106,7 +106,7 @@ void SimWorkerHost::spawn() {
   });
   Worker& worker = *worker_;
   const auto main = [this, &worker](Process& self) {
-    worker.control.set_process(self);
+    worker.control.set_process(&self);
     self.compute(parts_.times.spawn);
     SimFabric fabric(parts_.around.data_plane, self);
     worker.host.emplace(
@@ -139,7 +139,9 @@ void SimWorkerHost::beat() {
   if (worker_->stuck || !worker_->main->hung()) {
     wire::pb::FromWorker message;
     message.mutable_heartbeat()->set_progress(worker_->pulse.progress);
-    message.mutable_heartbeat()->set_busy(worker_->pulse.busy);
+    // It hangs after it has woken up.
+    const bool busy = worker_->pulse.busy || (worker_->stuck && worker_->control.unread());
+    message.mutable_heartbeat()->set_busy(busy);
     message.mutable_heartbeat()->set_waiting_for(worker_->pulse.waiting_for);
     worker_->control.send(message);
   }
@@ -173,6 +175,7 @@ void SimWorkerHost::repeat_token(const wire::pb::FromWorker& message) {
 // The worker's process is gone; its agent hears of it a moment later.
 void SimWorkerHost::bury(const std::string& how) {
   if (std::exchange(dying_, true)) return;
+  worker_->control.set_process(nullptr);
   worker_->main.reset();
   worker_->loader.reset();
   parts_.worker_ended(node_number_);
