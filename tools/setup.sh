@@ -8,6 +8,7 @@ readonly BUILD_PACKAGES=(
 )
 readonly TEST_PACKAGES=(
   g++-aarch64-linux-gnu qemu-user clang clang-format clang-tidy libclang-rt-14-dev
+  iproute2 nftables tcpdump
 )
 readonly RUST_PACKAGES=(rustc-web cargo-web) # the newest Rust that Debian 12 carries
 readonly RUST_MINOR_MIN=88
