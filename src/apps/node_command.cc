@@ -22,6 +22,8 @@ struct NodeFlags {
   std::size_t threads = 0;
   std::string isa;
   std::uint16_t data_port = 0;
+  std::uint16_t bulk_port = 0;
+  bool cache = false;
   std::string log_level = "warning";
 };
 
@@ -36,6 +38,8 @@ Result<int> run(Program& program, const NodeFlags& flags) {
   options.worker.threads = flags.threads;
   options.worker.isa = flags.isa;
   options.worker.listen_port = flags.data_port;
+  options.worker.cache = flags.cache;
+  options.bulk_port = flags.bulk_port;
   apply(flags.pool, options.worker);
   options.host_id = options.worker.host_id;
   options.on_event = [&program](const std::string& text) {
@@ -58,6 +62,13 @@ void add_node_command(CLI::App& root, Program& program) {
   command->add_option("--isa", flags->isa, "instruction set (default: the fastest)");
   command->add_option("--data-port", flags->data_port, "for other ranks; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  command
+      ->add_option("--bulk-port", flags->bulk_port,
+                   "where others get the weights of this machine's --models; 0: any free one")
+      ->check(CLI::Range(0, 65535));
+  command->add_flag("--cache", flags->cache,
+                    "keep the weights that others send on this machine's disk, so that a restart "
+                    "does not fetch them again");
   command->add_option("--log-level", flags->log_level, "on stderr")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

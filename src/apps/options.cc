@@ -76,21 +76,22 @@ std::string not_blank(const std::string& text) {
   return text.find_first_not_of(" \t\r\n") == std::string::npos ? "the prompt is empty" : "";
 }
 
-Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag) {
+Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag,
+                                              std::size_t lowest) {
   std::vector<std::size_t> counts;
   const char* at = text.data();
   const char* const end = text.data() + text.size();
   while (true) {
     std::size_t count = 0;
     const auto [next, error] = std::from_chars(at, end, count);
-    if (error != std::errc{} || count == 0 || count > 1'000'000) break;
+    if (error != std::errc{} || count < lowest || count > 1'000'000) break;
     counts.push_back(count);
     if (next == end) return counts;
     if (*next != ',') break;
     at = next + 1;
   }
-  return invalid_input(
-      fmt::format("{} \"{}\": give numbers from 1 to 1000000 joined by commas", flag, text));
+  return invalid_input(fmt::format("{} \"{}\": give numbers from {} to 1000000 joined by commas",
+                                   flag, text, lowest));
 }
 
 }  // namespace conclave::apps

@@ -42,6 +42,7 @@ std::string not_empty(const std::string& text);
 std::string not_blank(const std::string& text);
 
 // "64,512" -> {64, 512}. Errors name `flag`.
-Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag);
+Result<std::vector<std::size_t>> parse_counts(std::string_view text, std::string_view flag,
+                                              std::size_t lowest = 1);
 
 }  // namespace conclave::apps

@@ -48,12 +48,13 @@ Result<int> run_pair(Program& program, const PoolAsk& options) {
 }
 
 std::string node_line(const Json& node) {
-  return fmt::format("  {:<20} {:<24} {:>5.1f} %  {:>10} of {:<10} {:>7.1f} GB/s\n",
+  return fmt::format("  {:<20} {:<24} {:>5.1f} %  {:>10} of {:<10} {:>7.1f} GB/s{}\n",
                      node.value("name", "") + (node.value("head", false) ? " (head)" : ""),
                      node.value("state", ""), node.value("share_percent", 0.0),
                      human_bytes(node.value("weight_bytes", std::uint64_t{0})),
                      human_bytes(node.value("usable_bytes", std::uint64_t{0})),
-                     node.value("bandwidth_gb_s", 0.0));
+                     node.value("bandwidth_gb_s", 0.0),
+                     node.value("files", false) ? "  has the files" : "");
 }
 
 std::string pool_text(const Json& pool) {
@@ -68,6 +69,7 @@ std::string pool_text(const Json& pool) {
       "\n  machine              state                      share      weights    memory       "
       " bandwidth\n";
   for (const Json& node : pool["nodes"]) text += node_line(node);
+  if (pool.contains("warning")) text += "\nwarning: " + pool.value("warning", "") + "\n";
   const Json& history = pool["history"];
   if (!history.empty()) text += "\nlately\n";
   constexpr std::size_t kShown = 10;

@@ -99,6 +99,7 @@ Result<plan::Machine> this_machine(Program& program, const PoolFlags& flags, con
                                 {.name = "here",
                                  .isa = isa,
                                  .threads = threads,
+                                 .busy = flags.pace,
                                  .memory_bytes = std::clamp(2 * last_level_cache_bytes(),
                                                             kProbeMemoryMin, kProbeMemoryMax)},
                                 temporary));

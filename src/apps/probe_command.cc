@@ -31,6 +31,7 @@ struct ProbeOptions {
   std::string threads;  // empty: 1 and one per core
   std::string isa;
   std::string out;
+  double pace = 1.0;          // tests: as `conclave node --pace`
   std::size_t memory_mb = 0;  // 0: four times the last-level cache
   bool json = false;
 };
@@ -94,6 +95,7 @@ Result<std::string> probe_all(Program& program, const ProbeOptions& options,
                                                     {.name = entry_name(name, threads, cores),
                                                      .isa = options.isa,
                                                      .threads = threads,
+                                                     .busy = options.pace,
                                                      .memory_bytes = memory_bytes},
                                                     temporary));
     toml += "\n" + plan::to_toml(machine);

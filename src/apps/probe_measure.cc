@@ -117,6 +117,7 @@ Result<SmallModel> load_small(const ProbeRequest& request, const plan::Machine& 
   backend::CpuOptions options;
   options.isa = request.isa;
   options.threads = request.threads;
+  options.busy = request.busy;
   options.weights = model::WeightsMode::kInt8;
   options.limits = {.rows_max = 8, .pages = 8};
   small.whole = TRY(backend::load_whole_cpu_model(source, options, {}));
@@ -178,8 +179,8 @@ Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& requ
   machine.cache_bytes = static_cast<double>(last_level_cache_bytes());
   machine.peak_bandwidth = backend::probe_read_bandwidth(request.threads, 4, request.memory_bytes);
 
-  const std::unique_ptr<backend::KernelProbe> probe =
-      TRY(backend::make_cpu_kernel_probe(request.isa, request.threads, request.memory_bytes));
+  const std::unique_ptr<backend::KernelProbe> probe = TRY(backend::make_cpu_kernel_probe(
+      request.isa, request.threads, request.memory_bytes, request.busy));
   const std::size_t cache_set =
       std::min<std::size_t>(kCacheSetMax, static_cast<std::size_t>(machine.cache_bytes) / 2);
   for (std::size_t i = 0; i < plan::kFormats; ++i) {

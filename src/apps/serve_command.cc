@@ -52,7 +52,7 @@ Result<void> add_pool(Program& program, const ServeFlags& flags, server::ServeOp
     options.placer.strategy = TRY(plan::parse_strategy(flags.strategy));
   }
   if (!flags.shares.empty()) {
-    options.placer.shares = TRY(parse_counts(flags.shares, "--shares"));
+    options.placer.shares = TRY(parse_counts(flags.shares, "--shares", 0));
   }
   return {};
 }

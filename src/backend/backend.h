@@ -136,6 +136,7 @@ struct CpuOptions {
   bool exact = false;       // the exact path of docs/design.md 4
   model::WeightsMode weights = model::WeightsMode::kNative;
   Limits limits = {};
+  double busy = 1.0;  // below 1, for measurements: computes so much of the time, as if slower
 };
 
 // ---- Memory of a CPU backend --------------------------------------------------------------------
@@ -220,8 +221,10 @@ class KernelProbe {
   virtual double gemm_flops(kernels::PackedFormat format, std::size_t rows) = 0;
 };
 // Touches `memory_bytes` (at least 64 MiB). Errors: an unknown ISA, memory not to be had.
+// `busy` as in CpuOptions.
 Result<std::unique_ptr<KernelProbe>> make_cpu_kernel_probe(std::string_view isa,
                                                            std::size_t threads,
-                                                           std::size_t memory_bytes);
+                                                           std::size_t memory_bytes,
+                                                           double busy = 1.0);
 
 }  // namespace conclave::backend

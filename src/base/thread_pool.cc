@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include <chrono>
 #include <span>
@@ -13,6 +14,21 @@ namespace {
 
 // Longer than the serial work between two parallel loops of a step, short against a time slice.
 constexpr std::chrono::microseconds kSpin{50};
+constexpr std::size_t kApart = 8;  // counters of different threads in different cache lines
+
+// Shorter pauses than this are added up: the system cannot make them.
+constexpr std::int64_t kPauseMinNs = 200'000;
+
+void pause_for(std::int64_t ns) {
+  const timespec length{.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
+  nanosleep(&length, nullptr);
+}
+
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -66,9 +82,11 @@ const std::vector<int>& usable_cores() {
   return cores;
 }
 
-ThreadPool::ThreadPool(std::size_t threads) {
+ThreadPool::ThreadPool(std::size_t threads, double busy) : busy_(busy) {
+  CHECK(busy > 0.0 && busy <= 1.0);
   const std::span<const int> cores = usable_cores();
   if (threads == 0) threads = cores.size();
+  owed_ns_.resize(threads * kApart);
   pinned_ = threads > 1 && threads <= cores.size();
   for (std::size_t i = 1; i < threads; ++i) {
     workers_.emplace_back([this, i] { work(i); });
@@ -86,6 +104,19 @@ ThreadPool::~ThreadPool() {
   if (pinned_) allow_cores(pthread_self(), usable_cores());
 }
 
+void ThreadPool::call(Function function, const void* context, std::size_t chunk,
+                      std::size_t thread) {
+  if (busy_ == 1.0) return function(context, chunk, thread);
+  const std::int64_t begin = now_ns();
+  function(context, chunk, thread);
+  const std::int64_t end = now_ns();
+  std::int64_t& owed = owed_ns_[thread * kApart];
+  owed += static_cast<std::int64_t>(static_cast<double>(end - begin) * (1.0 / busy_ - 1.0));
+  if (owed < kPauseMinNs) return;
+  pause_for(owed);
+  owed -= now_ns() - end;  // what the system slept too long counts for the next time
+}
+
 bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
   std::uint64_t seen = ticket_.load(std::memory_order_acquire);
   for (;;) {
@@ -96,7 +127,7 @@ bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
     if (chunk >= n_chunks_.load(std::memory_order_acquire)) return false;
     if (ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
                                       std::memory_order_acquire)) {
-      function(context, chunk, thread);
+      call(function, context, chunk, thread);
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 ==
           n_chunks_.load(std::memory_order_relaxed)) {
         done_.notify_one();
@@ -110,7 +141,7 @@ void ThreadPool::run(std::size_t n_chunks, Function function, const void* contex
   if (n_chunks == 0) return;
   CHECK(n_chunks < 0xffffffffu);
   if (workers_.empty() || n_chunks == 1) {
-    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) function(context, chunk, 0);
+    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) call(function, context, chunk, 0);
     return;
   }
   const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;

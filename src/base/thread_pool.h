@@ -24,7 +24,9 @@ class ThreadPool {
   // `threads` includes the caller; 0 means one per core this process may use. The caller and the
   // workers are pinned to one core each while there are enough cores; the caller until the pool's
   // end, which must be on its thread.
-  explicit ThreadPool(std::size_t threads);
+  // `busy` below 1 is for measurements: each thread pauses after a chunk so that it works so much
+  // of the time, as on a slower machine.
+  explicit ThreadPool(std::size_t threads, double busy = 1.0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -48,6 +50,7 @@ class ThreadPool {
 
   void run(std::size_t n_chunks, Function function, const void* context);
   bool take_and_run(std::uint32_t generation, std::size_t thread);
+  void call(Function function, const void* context, std::size_t chunk, std::size_t thread);
   void work(std::size_t thread);
 
   // The current loop. A thread reads the fields, then takes a chunk by compare-and-swap on
@@ -61,6 +64,8 @@ class ThreadPool {
   alignas(64) std::atomic<std::uint32_t> done_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // what sleeping workers wait on
   std::atomic<bool> stop_{false};
+  double busy_;
+  std::vector<std::int64_t> owed_ns_;  // pauses that each thread has not made yet
   std::vector<std::thread> workers_;
   bool pinned_ = false;  // the caller is
 };

@@ -62,5 +62,20 @@ TEST(ThreadPool, APoolDoesNotNarrowTheNext) {
   EXPECT_NE(cores[0], cores[1]);
 }
 
+TEST(ThreadPool, APacedPoolWorksItsShareOfTheTime) {
+  ThreadPool pool(1, 0.5);
+  const auto begin = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds worked{};
+  pool.parallel_for(40, [&](std::size_t, std::size_t) {
+    const auto start = std::chrono::steady_clock::now();
+    while (std::chrono::steady_clock::now() - start < std::chrono::microseconds(500)) {
+    }
+    worked += std::chrono::steady_clock::now() - start;
+  });
+  const std::chrono::nanoseconds all = std::chrono::steady_clock::now() - begin;
+  // At least nearly as long again; a busy machine may make it longer.
+  EXPECT_GT(all, worked * 19 / 10 - std::chrono::milliseconds(1));
+}
+
 }  // namespace
 }  // namespace conclave

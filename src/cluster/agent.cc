@@ -15,6 +15,8 @@
 #include "cluster/identity_memory.h"
 #include "cluster/pool_door.h"
 #include "cluster/pool_json.h"
+#include "cluster/trace_gather.h"
+#include "cluster/weight_server.h"
 #include "model/model.h"
 
 namespace conclave::cluster {
@@ -25,13 +27,16 @@ std::uint64_t random_life() {
   return (std::uint64_t{device()} << 32 | device()) | 1u;
 }
 
-wire::pb::Hello own_hello(const AgentOptions& options) {
+wire::pb::Hello own_hello(const AgentOptions& options, std::uint64_t model,
+                          std::uint16_t bulk_port) {
   wire::pb::Hello hello;
   hello.set_build(CONCLAVE_VERSION);
   hello.set_wire_version(kWireVersion);
   hello.set_numerics(kNumericsId);
   hello.set_life(options.head.life);
   *hello.mutable_machine() = to_message(options.machine);
+  hello.add_models(model);
+  hello.set_bulk_port(bulk_port);
   return hello;
 }
 
@@ -54,6 +59,8 @@ class Agent::State {
   void cancel(RequestId id);
   const AgentStatus& status() const { return status_; }
   HeadStatus pool_status() const { return head_->status(clock_.now()); }
+  std::string pool_text() const { return pool_json(pool_status(), history(), clock_.now()); }
+  void trace(std::size_t steps_max, TraceGather::Done done);
   std::vector<HistoryEntry> history() const { return head_->history(); }
   std::uint16_t pool_port() const { return door_ ? door_->port() : std::uint16_t{0}; }
 
@@ -74,9 +81,11 @@ class Agent::State {
   FileDescriptor epoll_;
   std::unique_ptr<PlannerPlacer> placer_;
   std::unique_ptr<Head> head_;
+  std::unique_ptr<WeightServer> weights_;
   std::unique_ptr<PoolDoor> door_;
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<WorkerHost> host_;
+  TraceGather traces_;
   AgentStatus status_;
   bool was_ready_ = false;
   std::uint64_t history_seen_ = 0;
@@ -101,9 +110,15 @@ Result<void> Agent::State::open_door() {
     head_->on_report(clock_.now(), node, report);
     act();
   };
+  handlers.on_trace = [this](NodeId, const wire::pb::Trace& trace) { traces_.on_trace(trace); };
   handlers.on_gone = [this](NodeId node, const std::string& reason) {
     head_->on_gone(clock_.now(), node, reason);
     act();
+  };
+  weights_ = std::make_unique<WeightServer>(std::vector<const model::ModelSource*>{&source_},
+                                            clock_, WeightServerLimits{});
+  handlers.on_bulk = [this](transport::SecureStream stream, const std::string& name) {
+    weights_->add(std::move(stream), name);
   };
   door_ = TRY(PoolDoor::open(*options_.pool, clock_, std::move(handlers)));
   options_.worker.listen_host = options_.pool->host.empty() ? kEverywhere : options_.pool->host;
@@ -127,14 +142,13 @@ std::string Agent::State::answer(std::string_view request) {
 Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
   const auto text = [&request](const char* key) {
     const auto found = request.find(key);
-    return found != request.end() && found->is_string() ? found->get<std::string>()
-                                                        : std::string();
+    return found != request.end() && found->is_string() ? found->get<std::string>() : std::string();
   };
   const std::string what = text("do");
   const std::string name = text("node");
   if (what == "pair") return nlohmann::json{{"code", TRY(door_->issue_code())}};
   if (what == "pool") {
-    return nlohmann::json::parse(pool_json(pool_status(), history(), clock_.now()));
+    return nlohmann::json::parse(pool_text());
   }
   if (what == "drain") {
     const std::optional<NodeId> node = door_->find(name);
@@ -145,6 +159,7 @@ Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
   }
   if (what == "remove") {
     head_->remove(clock_.now(), TRY(door_->remove(name)));
+    weights_->drop(name);
     act();
     return nlohmann::json{{"ok", true}};
   }
@@ -167,13 +182,14 @@ Result<void> Agent::State::start() {
     act();
   };
   handlers.on_message = [this](const wire::pb::FromWorker& message) {
+    if (message.has_trace()) return traces_.on_trace(message.trace());
     head_->on_worker(clock_.now(), message);
     act();
   };
   host_ = TRY(WorkerHost::create(std::move(host), clock_, std::move(handlers)));
   if (door_) host_->keep(kIdentityMemory, TRY(identity_memory(door_->identity())));
   TRY(watch(host_->fd()));
-  head_->on_hello(clock_.now(), kHeadNode, own_hello(options_));
+  head_->on_hello(clock_.now(), kHeadNode, own_hello(options_, source_.fingerprint(), pool_port()));
   return {};
 }
 
@@ -182,6 +198,7 @@ void Agent::State::poll() {
   if (admin_) admin_->poll(clock_.now());
   host_->poll();
   head_->on_tick(clock_.now());
+  traces_.on_tick(clock_.now());
   act();
   log_history();
   update_status();
@@ -212,6 +229,27 @@ void Agent::State::perform(HeadAction& action) {
     handlers_.on_failed(failed->request, failed->error);
   } else if (const auto* prefill = std::get_if<EmitPrefill>(&action)) {
     handlers_.on_prefill(prefill->request, prefill->done, prefill->total);
+  }
+}
+
+void Agent::State::trace(std::size_t steps_max, TraceGather::Done done) {
+  const HeadStatus pool = pool_status();
+  std::vector<NodeId> ranks;
+  for (const NodeStatus& node : pool.nodes) {
+    if (node.alive && node.in_epoch) ranks.push_back(node.node);
+  }
+  wire::pb::TraceRequest request;
+  request.set_id(traces_.begin(clock_.now(), ranks.size(), std::move(done)));
+  request.set_steps_max(static_cast<std::uint32_t>(steps_max));
+  if (request.id() == 0) return;
+  for (const NodeId node : ranks) {
+    if (node != kHeadNode) {
+      door_->ask_trace(node, request);
+      continue;
+    }
+    wire::pb::ToWorker ask;
+    *ask.mutable_trace() = request;
+    host_->tell(ask);
   }
 }
 
@@ -276,6 +314,10 @@ void Agent::poll() { state_->poll(); }
 Result<void> Agent::submit(engine::Request request) { return state_->submit(std::move(request)); }
 void Agent::cancel(RequestId id) { state_->cancel(id); }
 const AgentStatus& Agent::status() const { return state_->status(); }
+std::string Agent::pool_text() const { return state_->pool_text(); }
+void Agent::trace(std::size_t steps_max, std::function<void(std::string json)> done) {
+  state_->trace(steps_max, std::move(done));
+}
 HeadStatus Agent::pool_status() const { return state_->pool_status(); }
 std::vector<HistoryEntry> Agent::history() const { return state_->history(); }
 std::uint16_t Agent::pool_port() const { return state_->pool_port(); }

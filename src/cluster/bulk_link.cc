@@ -105,8 +105,7 @@ Result<void> BulkLink::send(const BulkRequest& request) {
     if (sent.status == IoStatus::kClosed || sent.status == IoStatus::kFailed) {
       return unavailable(std::string(stream_.error()));
     }
-    TRY(wait_ready(stream_.fd(), events_of(sent.status), deadline, waiting_,
-                   "takes no request"));
+    TRY(wait_ready(stream_.fd(), events_of(sent.status), deadline, waiting_, "takes no request"));
   }
   return {};
 }
@@ -114,8 +113,7 @@ Result<void> BulkLink::send(const BulkRequest& request) {
 Result<void> BulkLink::receive(std::span<std::byte> out, Hasher* hasher) {
   Time deadline = waiting_.clock.now() + waiting_.reply_limit;
   while (!out.empty()) {
-    const transport::IoResult got =
-        stream_.read_some(out.first(std::min(out.size(), kReadMax)));
+    const transport::IoResult got = stream_.read_some(out.first(std::min(out.size(), kReadMax)));
     if (got.status == IoStatus::kDone) {
       if (hasher != nullptr) {
         hasher->add(out.first(got.bytes));

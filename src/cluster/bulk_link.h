@@ -26,7 +26,7 @@ struct WeightHolder {
 
 struct BulkWaiting {
   const Clock& clock;
-  std::function<bool()> stop;
+  std::function<bool()> stop;  // asked at least ten times a second while waiting
   // Bytes that have just come.
   std::function<void(std::uint64_t)> on_bytes;
   Duration dial_limit = std::chrono::seconds(5);

@@ -213,8 +213,7 @@ Hash hash_of(std::span<const std::byte> bytes) {
 wire::pb::Skeleton skeleton_message(std::span<const model::FileRange> ranges) {
   wire::pb::Skeleton message;
   for (const model::FileRange& range : ranges) {
-    if (message.files_size() == 0 ||
-        message.files(message.files_size() - 1).name() != range.file) {
+    if (message.files_size() == 0 || message.files(message.files_size() - 1).name() != range.file) {
       wire::pb::Skeleton::File* file = message.add_files();
       file->set_name(range.file);
       file->set_file_bytes(range.file_bytes);

@@ -9,12 +9,10 @@ namespace {
 
 using transport::IoStatus;
 
-constexpr std::size_t kListReserve = std::size_t{1} << 20;  // what most skeletons' lists stay below
-
 std::size_t bytes_needed_by(const BulkRequest& request) {
   switch (request.kind) {
     case BulkKind::kSkeleton:
-      return kListReserve;
+      return kSkeletonListMax;  // of an unknown size: one at a time
     case BulkKind::kSkeletonBytes:
       return static_cast<std::size_t>(request.bytes);
     case BulkKind::kPart:

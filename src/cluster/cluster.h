@@ -116,6 +116,11 @@ class Agent {
 
   const AgentStatus& status() const;
   HeadStatus pool_status() const;
+  // The pool for GET /conclave/v1/cluster, JSON.
+  std::string pool_text() const;
+  // Asks every rank for its last `steps_max` steps. `done` gets JSON inside a poll(), when all have
+  // answered or after half a second with those that have.
+  void trace(std::size_t steps_max, std::function<void(std::string json)> done);
   std::vector<HistoryEntry> history() const;
   std::uint16_t pool_port() const;  // 0: no pool
 
@@ -130,7 +135,10 @@ struct NodeAgentOptions {
   std::string name;
   std::string join_code;  // empty: the pool that the state folder knows
   std::string peer;       // host:port of the head, where the stored addresses do not answer
-  WorkerOptions worker;   // its descriptors, pid and addresses are the agent's to fill
+  // Where others get the weights of this machine's checkpoints; empty host: all addresses.
+  std::string bulk_host;
+  std::uint16_t bulk_port = 0;  // 0: any
+  WorkerOptions worker;         // its descriptors, pid and addresses are the agent's to fill
   SupervisorOptions supervisor;
   plan::Machine machine;
   std::string host_id;

@@ -151,6 +151,7 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   TRY(open_source(*loaded));
   loaded->cpu.isa = options_.isa;
   loaded->cpu.threads = options_.threads;
+  loaded->cpu.busy = options_.pace;
   loaded->cpu.exact = loaded->layout.exact;
   loaded->cpu.weights = loaded->layout.weights;
   loaded->cpu.limits = {.rows_max = loaded->layout.rows_max, .pages = loaded->layout.pages};
@@ -167,6 +168,15 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   return loaded;
 }
 
+std::uint64_t CpuHost::common_bytes_of(const Loaded& loaded) {
+  const model::ModelSource& source = *loaded.source;
+  std::uint64_t bytes = backend::cpu_common_bytes(source, loaded.embedding, loaded.cpu);
+  if (loaded.layout.strategy == plan::Strategy::kSliceRa) {
+    bytes += backend::cpu_slice_bytes(source, attention_slice(source.config()), loaded.cpu);
+  }
+  return bytes;
+}
+
 Result<void> CpuHost::load_common(Loaded& loaded, backend::PackedSource& from) {
   const model::ModelSource& source = *loaded.source;
   const std::string name =
@@ -180,11 +190,11 @@ Result<void> CpuHost::load_common(Loaded& loaded, backend::PackedSource& from) {
   if (loaded.layout.strategy != plan::Strategy::kSliceRa) return {};
   const model::Slice slice = attention_slice(source.config());
   const std::string attention = slice_name(loaded.layout, slice);
-  loaded.attention = TRY(filled(
-      loaded, attention, backend::cpu_slice_bytes(source, slice, loaded.cpu),
-      [&](backend::WeightArena& arena, const backend::LoadProgress& progress) {
-        return backend::load_slice(source, slice, loaded.cpu, from, arena, progress);
-      }));
+  loaded.attention =
+      TRY(filled(loaded, attention, backend::cpu_slice_bytes(source, slice, loaded.cpu),
+                 [&](backend::WeightArena& arena, const backend::LoadProgress& progress) {
+                   return backend::load_slice(source, slice, loaded.cpu, from, arena, progress);
+                 }));
   loaded.names.insert(attention);
   return {};
 }
@@ -194,11 +204,11 @@ Result<void> CpuHost::load_virtual_rank(Loaded& loaded, std::size_t v,
   const model::Slice& slice = loaded.layout.virtual_ranks[v].slice;
   const std::string name = slice_name(loaded.layout, slice);
   loading_ = v;
-  const Memory arena = TRY(filled(
-      loaded, name, backend::cpu_slice_bytes(*loaded.source, slice, loaded.cpu),
-      [&](backend::WeightArena& into, const backend::LoadProgress& progress) {
-        return backend::load_slice(*loaded.source, slice, loaded.cpu, from, into, progress);
-      }));
+  const Memory arena = TRY(
+      filled(loaded, name, backend::cpu_slice_bytes(*loaded.source, slice, loaded.cpu),
+             [&](backend::WeightArena& into, const backend::LoadProgress& progress) {
+               return backend::load_slice(*loaded.source, slice, loaded.cpu, from, into, progress);
+             }));
   const std::lock_guard lock(mutex_);
   loaded.slices[v] = arena;
   loaded.names.insert(name);
@@ -232,7 +242,7 @@ Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
     total_bytes_ += loaded->layout.virtual_ranks[v].weight_bytes;
   }
   if (anew) {
-    total_bytes_ += loaded->layout.common_bytes;
+    total_bytes_ += common_bytes_of(*loaded);
     TRY(load_common(*loaded, from));
   }
   forget_unwanted(assignment, *loaded);
@@ -241,7 +251,7 @@ Result<void> CpuHost::load(const wire::pb::Assignment& assignment) {
     loaded_ = loaded;
   }
   // What earlier workers left complete is there at once: the head should not take it for missing.
-  std::ranges::stable_partition(todo, [&](std::size_t v) {
+  std::stable_partition(todo.begin(), todo.end(), [&](std::size_t v) {
     const std::string name = slice_name(loaded->layout, loaded->layout.virtual_ranks[v].slice);
     return memories_.contains(name) || options_.kept.contains(name);
   });

@@ -64,6 +64,7 @@ class CpuHost final : public ModelHost {
   void run();
   Result<void> load(const wire::pb::Assignment& assignment);
   Result<std::shared_ptr<Loaded>> begin_layout(const wire::pb::Assignment& assignment);
+  static std::uint64_t common_bytes_of(const Loaded& loaded);
   Result<void> load_common(Loaded& loaded, backend::PackedSource& from);
   Result<void> load_virtual_rank(Loaded& loaded, std::size_t v, backend::PackedSource& from);
   Result<Memory> memory(const std::string& name, std::size_t bytes);

@@ -62,8 +62,19 @@ void Head::on_hello(Time now, NodeId id, const wire::pb::Hello& hello) {
   const bool was_known = node.life != 0;
   node.facts = {id, machine_from(hello.machine())};
   node.numerics = hello.numerics();
-  if (node.life != hello.life()) node.report_sequence = 0;
+  node.models = std::set<std::uint64_t>(hello.models().begin(), hello.models().end());
+  node.bulk_port = hello.bulk_port();
+  if (node.life != hello.life()) {
+    // Nobody need have said that its last life is over.
+    node.report.Clear();
+    node.report_sequence = 0;
+    node.kv_agrees = false;
+    if (s.epoch.live && std::ranges::find(s.epoch.ranks, id) != s.epoch.ranks.end()) {
+      s.break_epoch(now, node.facts.machine.name + " was started again", true);
+    }
+  }
   node.life = hello.life();
+  node.last_assignment.clear();  // it has forgotten what it was told
   node.connected = true;
   node.silence = {};
   s.last_hello = now;
@@ -81,7 +92,7 @@ void Head::on_report(Time now, NodeId id, const wire::pb::Report& report) {
   node.report_sequence = report.sequence();
   node.silence = {};
   const bool moved = !report.busy() || report.progress() != node.report.progress();
-  if (moved) node.stuck = {};
+  if (moved) node.stuck = node.still = {};
   // A worker that is starting has not looked at its cache yet.
   if (report.worker() == wire::pb::WORKER_READY && report.kv() != node.kv) node.kv_agrees = false;
   if (report.layout() != node.report.layout() || report.held_size() != node.report.held_size()) {
@@ -114,6 +125,9 @@ Result<void> Head::drain(Time now, NodeId id) {
   const auto it = s.nodes.find(id);
   if (it == s.nodes.end()) return not_found("no such node in the pool");
   if (id == kHeadNode) return invalid_input("the head cannot be drained: stop it instead");
+  if (s.layout.id != 0 && !s.can_spare(now, id)) {
+    return exhausted("the other machines cannot hold the model without " + s.name_of(id));
+  }
   it->second.drained = true;
   s.holdings_stale = true;
   s.note(now, it->second.facts.machine.name + " is being drained");

@@ -128,11 +128,15 @@ struct NodeStatus {
   std::string name;
   bool alive = false;
   bool drained = false;
+  bool in_epoch = false;
   std::string state;  // "ready", "loading 40 %", "silent for 1.2 s", ...
   plan::Machine machine;
   std::set<std::size_t> holds;     // in memory
   std::set<std::size_t> computes;  // in the epoch
   std::uint64_t weight_bytes = 0;  // of `holds`
+  bool has_files = false;          // of the model that is placed
+  std::uint64_t loaded_bytes = 0;  // of what it is to hold now
+  std::uint64_t total_bytes = 0;
 };
 
 struct HeadStatus {
@@ -176,7 +180,8 @@ class Head {
   Result<void> submit(Time now, engine::Request request);
   void cancel(Time now, RequestId id);
 
-  // Its work goes to the others first, then it is let go.
+  // Its work goes to the others first, then it is let go. kExhausted: they cannot hold the model.
+  // Should that come later, it is taken back.
   Result<void> drain(Time now, NodeId node);
   // It is treated as dead from now on, until it says hello again.
   void remove(Time now, NodeId node);

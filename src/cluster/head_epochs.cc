@@ -7,9 +7,6 @@
 namespace conclave::cluster {
 namespace {
 
-using transport::Rank;
-using Kind = collective::Broken::Kind;
-
 bool contains(const std::vector<NodeId>& nodes, NodeId node) {
   return std::ranges::find(nodes, node) != nodes.end();
 }
@@ -35,7 +32,6 @@ bool Head::State::check_rank(Time now, std::size_t rank) {
     break_epoch(now, name + " is lost", true);
     return false;
   }
-  if (node.report.layout() != layout.id) return true;  // an old report: it is on its way
   const bool same = node.report.worker() == wire::pb::WORKER_READY &&
                     node.report.worker_life() == epoch.worker_lives[rank];
   if (!same) {
@@ -47,54 +43,39 @@ bool Head::State::check_rank(Time now, std::size_t rank) {
     return false;
   }
   if (node.report.broken().epoch() == epoch.number) {
-    check_broken_report(now, node);
+    break_epoch(now, name + " says: " + node.report.broken().reason(), false);
     return false;
   }
   return true;
 }
 
-void Head::State::blame(Time now, NodeState& node, const std::string& reason) {
-  if (node.facts.node == kHeadNode) return;
-  if (++node.blamed < options.blamed_max) return;
-  node.banned_until = now + options.banned_for;
-  holdings_stale = true;
-  note(now, node.facts.machine.name + " is left out for a while: " + reason);
-}
-
-// A rank says that the epoch broke for it, and which peer it was waiting for.
-void Head::State::check_broken_report(Time now, NodeState& node) {
-  const wire::pb::Broken& broken = node.report.broken();
-  const std::string text = node.facts.machine.name + " says: " + broken.reason();
-  break_epoch(now, text, false);
-  const Kind kind = static_cast<Kind>(broken.kind());
-  if (kind == Kind::kInterrupted || broken.peer() >= epoch.ranks.size()) return;
-  NodeState& peer = nodes.at(epoch.ranks[broken.peer()]);
-  // Between two nodes that the head both hears, nobody knows who is right. The head's word counts;
-  // else the one without the other's excuse of having a lower number.
-  const bool accuser_is_head = node.facts.node == kHeadNode;
-  const bool peer_is_head = peer.facts.node == kHeadNode;
-  NodeState& blamed =
-      accuser_is_head || (!peer_is_head && peer.facts.node > node.facts.node) ? peer : node;
-  blame(now, blamed, text);
-}
-
-// Busy without progress and waiting for nobody: the end of a chain of waits.
-void Head::State::check_stuck(Time now) {
+// Busy without progress for so long: more than a layer can take.
+Duration Head::State::stuck_limit() const {
   const double layers = 61.0;  // of the largest models: a bound, not a guess at this one
   const Duration predicted =
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(layout.step_seconds));
   const Duration layer = std::chrono::duration_cast<Duration>(predicted / layers);
-  const Duration limit = std::max(
-      options.stuck_limit, std::chrono::duration_cast<Duration>(layer * options.stuck_factor));
+  return std::max(options.stuck_limit,
+                  std::chrono::duration_cast<Duration>(layer * options.stuck_factor));
+}
+
+// Busy without progress and waiting for nobody: the end of a chain of waits.
+void Head::State::check_stuck(Time now) {
+  const Duration limit = stuck_limit();
+  bool any_busy = false;
   bool all_stuck = true;
   for (std::size_t rank = 0; rank < epoch.ranks.size(); ++rank) {
     NodeState& node = nodes.at(epoch.ranks[rank]);
-    all_stuck = all_stuck && node.stuck >= 2 * limit;
+    any_busy = any_busy || node.report.busy();
+    all_stuck = all_stuck && (node.stuck >= 2 * limit || !node.report.busy());
     if (node.stuck < limit || node.report.waiting_for() >= 0) continue;
     node.killed_life = node.report.worker_life();
-    return break_epoch(now, node.facts.machine.name + " makes no progress", true);
+    break_epoch(now, node.facts.machine.name + " makes no progress", true);
+    epoch.worker_ended = true;
+    return;
   }
-  if (all_stuck) break_epoch(now, "every rank waits for another", true);
+  // One that is not busy does not know that it is waited for: a message is lost, or it hangs.
+  if (any_busy && all_stuck) break_epoch(now, "every rank waits for another", false);
 }
 
 void Head::State::check_epoch(Time now) {
@@ -108,7 +89,12 @@ void Head::State::check_epoch(Time now) {
   if (!epoch.joined && now - epoch.begun > join_limit) {
     return break_epoch(now, "the ranks did not come together in time", false);
   }
-  if (epoch.joined) check_stuck(now);
+  if (!epoch.joined) return;
+  check_stuck(now);
+  constexpr Duration kTrusted = std::chrono::seconds(5);
+  if (!epoch.live || now - epoch.begun < kTrusted) return;
+  links_bad_since.reset();
+  for (const NodeId id : epoch.ranks) nodes.at(id).blamed = nodes.at(id).bans = 0;
 }
 
 // All ranks are together: from here on their KV caches grow alike, and nobody else's does.
@@ -116,7 +102,6 @@ void Head::State::on_joined(Time now) {
   epoch.joined = true;
   for (auto& [id, node] : nodes) {
     if (!contains(epoch.ranks, id)) continue;
-    node.blamed = 0;
     node.useful_since.reset();
     node.kv = node.report.kv();
     if (epoch.fresh) node.kv_agrees = node.kv != 0;
@@ -162,6 +147,8 @@ std::optional<std::vector<NodeId>> Head::State::computing_among(
 void Head::State::form_if_possible(Time now) {
   const NodeState& head = nodes.at(kHeadNode);
   if (!ready(head, now) || worth_waiting(now)) return;
+  judge_break(now);
+  if (!ready(head, now)) return;
   std::vector<NodeId> all;
   std::vector<NodeId> agreeing;
   for (const auto& [id, node] : nodes) {
@@ -205,6 +192,7 @@ void Head::State::form(Time now, const std::vector<NodeId>& members, std::vector
     next.worker_lives.push_back(node.report.worker_life());
     node.stuck = {};
     node.killed_life.reset();
+    node.epoch_assignment = node.assignment_sequence + 1;
   }
   // From now on steps may be done that the head has not heard of. Who is left out misses them; and
   // until a fresh epoch is known to have begun, nobody knows which sequences a cache is of.

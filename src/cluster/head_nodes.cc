@@ -19,7 +19,10 @@ void Head::State::tick_nodes(Time now) {
     if (!node.connected) continue;
     const bool was_alive = alive(node, now);
     node.silence += passed;
-    if (node.report.busy()) node.stuck += passed;
+    if (node.report.busy()) {
+      node.stuck += passed;
+      node.still += passed;
+    }
     if (node.banned_until && now >= *node.banned_until) {
       node.banned_until.reset();
       node.blamed = 0;
@@ -68,13 +71,18 @@ bool Head::State::place(Time now, const char* why) {
     placing_problem = placed.error().message;
     return false;
   }
-  const std::uint64_t id = layout.id + 1;
+  // Unlike any of an earlier head, whose layouts nodes may still have in memory.
+  const std::uint64_t id = layout.id == 0 ? options.life | 1u : layout.id + 1;
   layout = std::move(placed).value();
   layout.id = id;
   placing_problem.clear();
   short_since.reset();
   holdings_stale = true;
-  for (auto& [node, state] : nodes) state.useful_since.reset();
+  for (auto& [node, state] : nodes) {
+    state.useful_since.reset();
+    state.hold.clear();
+    state.kv_agrees = false;  // another layout is another backend: its engine starts anew
+  }
   if (epoch.live) break_epoch(now, "the model is divided anew", true);
   note(now,
        "the model is divided over " + std::to_string(layout.homes.size()) + " machines: " + why);
@@ -87,10 +95,36 @@ void Head::State::place_if_needed(Time now) {
   if (facts.size() < options.nodes_min) {
     placing_problem = std::to_string(facts.size()) + " of " + std::to_string(options.nodes_min) +
                       " machines are here";
-    return;
+    return wait_for_machines(now);
   }
   if (now - last_hello < options.gather) return;
-  place(now, "all are here");
+  if (!place(now, "all are here")) wait_for_machines(now);
+}
+
+// Requests wait too, but not for ever.
+void Head::State::wait_for_machines(Time now) {
+  short_tried = now;
+  if (!short_since) {
+    short_since = now;
+    note(now, shortage());
+  }
+  if (now - *short_since >= options.short_limit) fail_all(unavailable(shortage()));
+}
+
+// Those that are not gone yet, when the others cannot do without them any more.
+bool Head::State::take_drained_back(Time now) {
+  bool any = false;
+  for (auto& [id, node] : nodes) {
+    if (!node.drained || !alive(node, now)) continue;
+    node.drained = false;
+    any = true;
+    note(now, name_of(id) + " is needed again and not drained");
+  }
+  return any;
+}
+
+std::string Head::State::shortage() const {
+  return "the machines that are there cannot hold the model: " + placing_problem;
 }
 
 // Decides anew who holds what, when something has changed that it depends on.
@@ -99,27 +133,22 @@ void Head::State::plan_holdings(Time now) {
   if (short_since && now - short_tried < kTryAgain) return;
   if (!std::exchange(holdings_stale, false)) return;
   std::vector<NodeRoom> rooms;
-  Holdings in_memory;
+  Holdings before;
   for (const auto& [id, node] : nodes) {
     if (!alive(node, now) || node.drained) continue;
     rooms.push_back({id, static_cast<std::uint64_t>(node.facts.machine.usable_bytes)});
-    in_memory[id] = held(node);
+    before[id] = held(node);
+    // What is on its way counts too: else each slice that comes would move the others' places.
+    before[id].insert(node.hold.begin(), node.hold.end());
   }
   const std::size_t copies = rooms.size() > 1 ? 1 + options.cover_losses : 1;
-  const Holdings wanted = assign_holdings(layout, rooms, in_memory, copies);
+  const Holdings wanted = assign_holdings(layout, rooms, before, copies);
   if (!uncovered(layout, wanted).empty()) {
     // In whole virtual ranks it does not fit any more; divided anew it may.
     if (place(now, "the rest holds it differently")) return plan_holdings(now);
     holdings_stale = true;  // until machines come back
-    short_tried = now;
-    if (!short_since) {
-      short_since = now;
-      note(now, "the machines that are left cannot hold the model: " + placing_problem);
-    }
-    if (now - *short_since >= options.short_limit) {
-      fail_all(unavailable("the machines that are left cannot hold the model: " + placing_problem));
-    }
-    return;
+    if (take_drained_back(now)) return plan_holdings(now);
+    return wait_for_machines(now);
   }
   short_since.reset();
   rebuilding = false;
@@ -158,6 +187,7 @@ wire::pb::Assignment Head::State::assignment_for(const NodeState& node) const {
     }
   }
   assignment.set_embedding(node.facts.node == kHeadNode);
+  add_holders(node, assignment);
   assignment.set_drained(node.drained);
   if (node.killed_life == node.report.worker_life() && node.killed_life) {
     assignment.set_kill_worker(*node.killed_life);
@@ -165,6 +195,18 @@ wire::pb::Assignment Head::State::assignment_for(const NodeState& node) const {
   const bool member = std::ranges::find(epoch.ranks, node.facts.node) != epoch.ranks.end();
   if (epoch.live && member) *assignment.mutable_epoch() = epoch_message(node.facts.node);
   return assignment;
+}
+
+// Who can give its files to a machine without them; the connections know addresses and keys.
+void Head::State::add_holders(const NodeState& node, wire::pb::Assignment& assignment) const {
+  if (layout.id == 0 || node.models.contains(layout.model)) return;
+  for (const auto& [id, other] : nodes) {
+    const bool there = other.connected && other.silence < options.silence_limit;
+    if (!there || other.bulk_port == 0 || !other.models.contains(layout.model)) continue;
+    wire::pb::WeightHolder* holder = assignment.add_holders();
+    holder->set_node(id.value);
+    holder->mutable_endpoint()->set_port(other.bulk_port);
+  }
 }
 
 // To each node whose assignment has changed; to all with `resend`, in case one was lost.

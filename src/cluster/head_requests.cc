@@ -10,7 +10,7 @@ Result<void> Head::submit(Time now, engine::Request request) {
   State& s = *state_;
   if (!s.failure.empty()) return unavailable(s.failure);
   if (s.short_since && now - *s.short_since >= s.options.short_limit) {
-    return unavailable("the machines that are left cannot hold the model: " + s.placing_problem);
+    return unavailable(s.shortage());
   }
   if (s.logs.size() >= s.options.requests_max) {
     return exhausted(std::to_string(s.logs.size()) + " requests are open; that is the limit");

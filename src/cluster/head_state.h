@@ -12,14 +12,18 @@ struct NodeState {
   NodeFacts facts;
   std::uint64_t numerics = 0;
   std::uint64_t life = 0;
+  std::set<std::uint64_t> models;  // whose files it has
+  std::uint32_t bulk_port = 0;     // where it gives them to others
   bool connected = false;
   bool drained = false;
   bool removed = false;
   std::optional<Time> banned_until;
   int blamed = 0;  // breaks in a row for which others blamed it
+  int bans = 0;    // in a row
   // Counted in ticks, so that a pause of the head is not held against its nodes.
   Duration silence{};
-  Duration stuck{};  // busy without progress
+  Duration stuck{};  // busy without progress, in this epoch
+  Duration still{};  // busy without progress
   wire::pb::Report report;
   std::uint64_t report_sequence = 0;
   // It took part in every epoch since the last fresh one, with this content of its KV cache.
@@ -29,7 +33,8 @@ struct NodeState {
   std::optional<std::uint32_t> killed_life;  // its worker of this number is to be killed
   std::optional<Time> useful_since;          // ready and not part of the epoch
   std::uint64_t assignment_sequence = 0;
-  std::string last_assignment;  // as sent, without its sequence
+  std::uint64_t epoch_assignment = 0;  // the first one that told it of its last epoch
+  std::string last_assignment;         // as sent, without its sequence
 };
 
 struct EpochState {
@@ -46,6 +51,7 @@ struct EpochState {
   Time broken_at{};
   bool explained = false;     // no need to wait for reports
   bool grace = false;         // a worker died under a living agent
+  bool judged = false;        // what the reports say of it has been looked at
   bool worker_ended = false;  // for the count of barren attempts
 };
 
@@ -67,17 +73,31 @@ struct Head::State {
   std::vector<NodeFacts> living(Time now) const;
   void place_if_needed(Time now);
   bool place(Time now, const char* why);
+  void wait_for_machines(Time now);
+  bool take_drained_back(Time now);
+  std::string shortage() const;
   void plan_holdings(Time now);
   void send_assignments(Time now, bool resend);
   wire::pb::Assignment assignment_for(const NodeState& node) const;
+  void add_holders(const NodeState& node, wire::pb::Assignment& assignment) const;
 
   // head_epochs.cc
   void check_epoch(Time now);
   bool check_rank(Time now, std::size_t rank);
-  void check_broken_report(Time now, NodeState& node);
   void check_stuck(Time now);
+  Duration stuck_limit() const;
   void break_epoch(Time now, const std::string& reason, bool explained);
-  void blame(Time now, NodeState& node, const std::string& reason);
+
+  // head_breaks.cc
+  void judge_break(Time now);
+  bool find_ended();
+  void find_hung(Time now);
+  void find_bad_link(Time now);
+  void blame(Time now, NodeState& node);
+  void give_up_on_links(Time now, NodeId id);
+  bool can_spare(Time now, NodeId id) const;
+
+  // head_epochs.cc
   void form_if_possible(Time now);
   bool worth_waiting(Time now) const;
   std::optional<std::vector<NodeId>> computing_among(const std::vector<NodeId>& members) const;
@@ -108,6 +128,7 @@ struct Head::State {
   std::string placing_problem;      // why nothing is placed
   std::optional<Time> short_since;  // nothing can hold the model
   Time short_tried{};
+  std::optional<Time> links_bad_since;  // and nobody can be left out
   Time last_hello{};
   Time last_tick{};
   Time last_sent{};

@@ -1,4 +1,5 @@
 // What the head knows, for people and programs.
+#include <algorithm>
 #include <cmath>
 
 #include "cluster/head_state.h"
@@ -6,7 +7,8 @@
 namespace conclave::cluster {
 namespace {
 
-std::string state_text(const NodeState& node, bool alive, std::uint64_t layout) {
+// `complete`: what it is to hold is in its memory.
+std::string state_text(const NodeState& node, bool alive, bool complete) {
   if (node.removed) return "removed";
   if (!node.connected) return "gone";
   if (node.banned_until) return "left out: others cannot reach it";
@@ -14,8 +16,7 @@ std::string state_text(const NodeState& node, bool alive, std::uint64_t layout) 
     return node.report.worker() == wire::pb::WORKER_FAILED ? "failed: " + node.report.error()
                                                            : "silent";
   const wire::pb::Report& report = node.report;
-  const bool loading =
-      report.worker() == wire::pb::WORKER_LOADING || (layout != 0 && report.layout() != layout);
+  const bool loading = report.worker() == wire::pb::WORKER_LOADING || !complete;
   if (report.worker() == wire::pb::WORKER_STARTING) return "starting";
   if (loading && report.total_bytes() > 0) {
     const double share = 100.0 * static_cast<double>(report.loaded_bytes()) /
@@ -46,9 +47,15 @@ HeadStatus Head::status(Time now) const {
     out.name = node.facts.machine.name;
     out.alive = s.alive(node, now);
     out.drained = node.drained;
-    out.state = state_text(node, out.alive, s.layout.id);
+    out.in_epoch = s.epoch.live && std::ranges::find(s.epoch.ranks, id) != s.epoch.ranks.end();
     out.machine = node.facts.machine;
     out.holds = s.held(node);
+    const bool complete = s.layout.id == 0 || (node.report.layout() == s.layout.id &&
+                                               std::ranges::includes(out.holds, node.hold));
+    out.state = state_text(node, out.alive, complete);
+    out.has_files = s.layout.id != 0 && node.models.contains(s.layout.model);
+    out.loaded_bytes = node.report.loaded_bytes();
+    out.total_bytes = node.report.total_bytes();
     for (std::size_t v = 0; v < s.epoch.computing.size() && s.epoch.live; ++v) {
       if (s.epoch.computing[v] == id) out.computes.insert(v);
     }

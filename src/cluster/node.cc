@@ -127,6 +127,10 @@ void Node::on_assignment(Time now, const wire::pb::Assignment& assignment) {
   s.assignment = assignment;
   s.report.set_assignment(assignment.sequence());
   if (assignment.has_layout()) s.wanted = true;
+  if (!same_head) {  // another head's epochs count anew
+    s.report.clear_joined_epoch();
+    s.report.clear_broken();
+  }
   if (assignment.kill_worker() != 0 && assignment.kill_worker() == s.supervisor.spawns()) {
     s.end_worker("the head finds that it hangs");
   }

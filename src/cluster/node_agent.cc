@@ -10,11 +10,13 @@
 #include <random>
 #include <utility>
 
+#include "cluster/checkpoint_folders.h"
 #include "cluster/cluster.h"
 #include "cluster/control_hub.h"
 #include "cluster/facts.h"
 #include "cluster/identity_memory.h"
 #include "cluster/pairing.h"
+#include "cluster/weight_server.h"
 
 namespace conclave::cluster {
 namespace {
@@ -43,6 +45,7 @@ class NodeAgent {
  private:
   Result<void> start_hub();
   Result<void> start_host();
+  Result<void> serve_weights();
   Result<void> choose_pool();
   void call();
   void on_open(const OpenedConnection& connection);
@@ -50,6 +53,10 @@ class NodeAgent {
   void on_close(ConnectionId id, const std::string& reason);
   void on_pair_answer(std::string_view payload);
   void on_to_node(std::string_view payload);
+  void on_assignment(wire::pb::Assignment& assignment);
+  void on_members(wire::pb::SignedMemberList& members);
+  void on_incoming(const OpenedConnection& connection);
+  Trust trust_of(const transport::Fingerprint& peer) const;
   void say_hello();
   std::vector<HostPort> addresses() const;
   void event(const std::string& text) const {
@@ -64,6 +71,9 @@ class NodeAgent {
   std::uint64_t life_ = random_life();
   std::optional<PairCode> code_;  // still to be shown
   std::optional<JoinedPool> pool_;
+  std::vector<model::ModelSource> checkpoints_;  // of this machine
+  std::unique_ptr<WeightServer> weights_;        // only where there are some
+  std::uint16_t bulk_port_ = 0;
   std::unique_ptr<ControlHub> hub_;
   std::unique_ptr<WorkerHost> host_;
   std::optional<ConnectionId> calling_;
@@ -90,7 +100,7 @@ Result<void> NodeAgent::choose_pool() {
 
 Result<void> NodeAgent::start_hub() {
   HubHandlers handlers;
-  handlers.trust = [](const transport::Fingerprint&) { return Trust::kRefused; };  // nobody calls
+  handlers.trust = [this](const transport::Fingerprint& peer) { return trust_of(peer); };
   handlers.on_open = [this](const OpenedConnection& connection) { on_open(connection); };
   handlers.on_message = [this](ConnectionId id, std::string_view payload) {
     on_message(id, payload);
@@ -106,6 +116,7 @@ Result<void> NodeAgent::start_host() {
   host.program = options_.program;
   host.worker = options_.worker;
   host.worker.host_id = options_.host_id;
+  host.worker.weights_dir = state_.path() / "weights";
   if (host.worker.listen_host.empty()) host.worker.listen_host = kEverywhere;
   host.node.supervisor = options_.supervisor;
   WorkerHostHandlers handlers;
@@ -115,7 +126,12 @@ Result<void> NodeAgent::start_host() {
     *message.mutable_report() = report;
     hub_->send(*head_, message);
   };
-  handlers.on_message = [](const wire::pb::FromWorker&) {};  // only rank 0 has requests
+  handlers.on_message = [this](const wire::pb::FromWorker& from) {
+    if (!head_ || !from.has_trace()) return;  // only rank 0 has requests
+    wire::pb::FromNode message;
+    *message.mutable_trace() = from.trace();
+    hub_->send(*head_, message);
+  };
   host_ = TRY(WorkerHost::create(std::move(host), clock_, std::move(handlers)));
   host_->keep(kIdentityMemory, TRY(identity_memory(identity_)));
   return {};
@@ -124,7 +140,32 @@ Result<void> NodeAgent::start_host() {
 Result<void> NodeAgent::start() {
   TRY(choose_pool());
   TRY(start_hub());
+  TRY(serve_weights());
   return start_host();
+}
+
+// Other machines may have no files.
+Result<void> NodeAgent::serve_weights() {
+  checkpoints_ = open_checkpoints(options_.worker.model_dirs);
+  if (checkpoints_.empty()) return {};
+  std::vector<const model::ModelSource*> models;
+  for (const model::ModelSource& checkpoint : checkpoints_) models.push_back(&checkpoint);
+  weights_ = std::make_unique<WeightServer>(models, clock_, WeightServerLimits{});
+  bulk_port_ = TRY(hub_->listen(options_.bulk_host, options_.bulk_port));
+  return {};
+}
+
+// Who calls here wants weights, and is a member.
+Trust NodeAgent::trust_of(const transport::Fingerprint& peer) const {
+  return pool_ && pool_->members().find(peer) != nullptr ? Trust::kMember : Trust::kRefused;
+}
+
+void NodeAgent::on_incoming(const OpenedConnection& connection) {
+  const Member* member = pool_ ? pool_->members().find(connection.peer) : nullptr;
+  if (connection.purpose != Purpose::kBulk || weights_ == nullptr || member == nullptr) {
+    return hub_->close(connection.id, "this machine gives weights and nothing else");
+  }
+  weights_->add(hub_->take(connection.id), member->name);
 }
 
 // --- the head ---------------------------------------------------------------------------------
@@ -153,6 +194,7 @@ void NodeAgent::call() {
 }
 
 void NodeAgent::on_open(const OpenedConnection& connection) {
+  if (!connection.outgoing) return on_incoming(connection);
   calling_.reset();
   head_ = connection.id;
   head_address_.host = connection.address.host;
@@ -177,6 +219,10 @@ void NodeAgent::say_hello() {
   hello->set_life(life_);
   hello->set_host_id(options_.host_id);
   *hello->mutable_machine() = to_message(options_.machine);
+  for (const model::ModelSource& checkpoint : checkpoints_) {
+    hello->add_models(checkpoint.fingerprint());
+  }
+  hello->set_bulk_port(bulk_port_);
   hub_->send(*head_, message);
 }
 
@@ -215,16 +261,48 @@ void NodeAgent::on_to_node(std::string_view payload) {
     event("the head refuses this machine: " + message->refused());
     return;
   }
-  if (!message->has_assignment()) return;
-  wire::pb::Assignment* assignment = message->mutable_assignment();
-  // Rank 0 is where the head is: its own view of its address may not be ours.
-  if (assignment->epoch().ranks_size() > 0) {
-    assignment->mutable_epoch()->mutable_ranks(0)->set_host(head_address_.host);
+  if (message->has_trace()) {
+    wire::pb::ToWorker ask;
+    *ask.mutable_trace() = message->trace();
+    return host_->tell(ask);
   }
-  host_->on_assignment(*assignment);
+  if (message->has_members()) return on_members(*message->mutable_members());
+  if (message->has_assignment()) on_assignment(*message->mutable_assignment());
+}
+
+void NodeAgent::on_assignment(wire::pb::Assignment& assignment) {
+  // Rank 0 is where the head is: its own view of its address may not be ours.
+  if (assignment.epoch().ranks_size() > 0) {
+    assignment.mutable_epoch()->mutable_ranks(0)->set_host(head_address_.host);
+  }
+  for (wire::pb::WeightHolder& holder : *assignment.mutable_holders()) {
+    if (holder.endpoint().host().empty()) {
+      holder.mutable_endpoint()->set_host(head_address_.host);
+    }
+  }
+  host_->on_assignment(assignment);
+}
+
+void NodeAgent::on_members(wire::pb::SignedMemberList& members) {
+  const Membership before = pool_->members();
+  const Result<bool> updated = pool_->update(std::move(members));
+  if (!updated) {
+    spdlog::warn("member list not taken reason=\"{}\"", updated.error().message);
+    return;
+  }
+  if (!*updated) return;
+  if (const Result<void> saved = save(state_, *pool_); !saved) {
+    spdlog::warn("member list not saved reason=\"{}\"", saved.error().message);
+  }
+  for (const Member& member : before.members()) {
+    if (weights_ && pool_->members().find(member.fingerprint) == nullptr) {
+      weights_->drop(member.name);
+    }
+  }
 }
 
 void NodeAgent::on_close(ConnectionId id, const std::string& reason) {
+  if (calling_ != id && head_ != id) return;  // somebody called here
   if (calling_ == id) calling_.reset();
   if (head_ == id) {
     head_.reset();

@@ -48,6 +48,8 @@ std::vector<std::string> own_addresses() {
   return v4;
 }
 
+bool is_loopback(std::string_view host) { return host.starts_with("127.") || host == "::1"; }
+
 }  // namespace
 
 Result<std::unique_ptr<PoolDoor>> PoolDoor::open(const PoolOptions& options, const Clock& clock,
@@ -118,7 +120,9 @@ void PoolDoor::on_open(const OpenedConnection& connection) {
   session.peer = connection.peer;
   session.pairing = connection.purpose == Purpose::kPair;
   if (connection.purpose == Purpose::kBulk) {
-    return hub_->close(connection.id, "no weights are given out on this port");
+    const Member* member = members_.find(connection.peer);
+    if (member == nullptr) return hub_->close(connection.id, "removed from the pool");
+    return handlers_.on_bulk(hub_->take(connection.id), member->name);
   }
   if (!session.pairing) {
     session.node = number_of(connection.peer);
@@ -146,7 +150,8 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
       session.said_hello = true;
       const Member* member = members_.find(session.peer);
       if (member != nullptr) message->mutable_hello()->mutable_machine()->set_name(member->name);
-      return handlers_.on_hello(node, message->hello());
+      handlers_.on_hello(node, message->hello());
+      return tell_members();
     }
     case wire::pb::FromNode::kReport:
       if (!session.said_hello) return hub_->close(id, "a report before the hello");
@@ -155,6 +160,8 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
         message->mutable_report()->mutable_data()->set_host(session.address.host);
       }
       return handlers_.on_report(node, message->report());
+    case wire::pb::FromNode::kTrace:
+      return handlers_.on_trace(node, message->trace());
     case wire::pb::FromNode::kLeaving:
       return hub_->close(id, message->leaving());
     case wire::pb::FromNode::BODY_NOT_SET:
@@ -183,6 +190,7 @@ void PoolDoor::pair(ConnectionId id, std::string_view payload) {
                           .unix_seconds = static_cast<std::uint64_t>(std::time(nullptr))};
     const Member member = TRY(desk_.admit(request, visit, members_));
     TRY(save(state_, members_, identity_));
+    tell_members();
     spdlog::info("paired name={} from={}", member.name, to_text(session.address));
     return pair_answer(members_, identity_);
   }();
@@ -199,6 +207,43 @@ void PoolDoor::send(NodeId node, const wire::pb::Assignment& assignment) {
   if (it == by_node_.end()) return;
   wire::pb::ToNode message;
   *message.mutable_assignment() = assignment;
+  complete_holders(*message.mutable_assignment());
+  hub_->send(it->second, message);
+}
+
+// An empty host is this machine's, which the node knows better: also of a node beside this head,
+// whose connection comes over an address that only this machine has.
+void PoolDoor::complete_holders(wire::pb::Assignment& assignment) const {
+  google::protobuf::RepeatedPtrField<wire::pb::WeightHolder> found;
+  for (wire::pb::WeightHolder& holder : *assignment.mutable_holders()) {
+    transport::Fingerprint key = identity_.fingerprint();
+    if (NodeId{holder.node()} != kHeadNode) {
+      const auto connection = by_node_.find(NodeId{holder.node()});
+      if (connection == by_node_.end()) continue;
+      const Session& session = sessions_.at(connection->second);
+      key = session.peer;
+      if (!is_loopback(session.address.host)) {
+        holder.mutable_endpoint()->set_host(session.address.host);
+      }
+    }
+    holder.mutable_endpoint()->set_fingerprint(key.data(), key.size());
+    *found.Add() = std::move(holder);
+  }
+  *assignment.mutable_holders() = std::move(found);
+}
+
+// Members give weights to each other, so each has to know all.
+void PoolDoor::tell_members() {
+  wire::pb::ToNode message;
+  *message.mutable_members() = sign(members_, identity_);
+  for (const auto& [node, connection] : by_node_) hub_->send(connection, message);
+}
+
+void PoolDoor::ask_trace(NodeId node, const wire::pb::TraceRequest& request) {
+  const auto it = by_node_.find(node);
+  if (it == by_node_.end()) return;
+  wire::pb::ToNode message;
+  *message.mutable_trace() = request;
   hub_->send(it->second, message);
 }
 
@@ -242,6 +287,7 @@ Result<NodeId> PoolDoor::remove(const std::string& name) {
   TRY(members_.remove(peer));
   TRY(save(state_, members_, identity_));
   hub_->close_peer(peer, "removed from the pool");
+  tell_members();
   return node;
 }
 

@@ -21,6 +21,9 @@ struct DoorHandlers {
   std::function<void(NodeId, const wire::pb::Hello&)> on_hello;
   std::function<void(NodeId, const wire::pb::Report&)> on_report;
   std::function<void(NodeId, const std::string& reason)> on_gone;
+  std::function<void(NodeId, const wire::pb::Trace&)> on_trace;
+  // A member wants weights; `name` is its name in the pool.
+  std::function<void(transport::SecureStream, const std::string& name)> on_bulk;
 };
 
 class PoolDoor {
@@ -36,7 +39,9 @@ class PoolDoor {
   const transport::Identity& identity() const { return identity_; }
   const StateDir& state() const { return state_; }
 
+  // Fills in where the assignment's holders can be reached; those that are gone are left out.
   void send(NodeId node, const wire::pb::Assignment& assignment);
+  void ask_trace(NodeId node, const wire::pb::TraceRequest& request);
   // Says why and ends the connection.
   void refuse(NodeId node, const std::string& reason);
   // For `conclave node --join`; good for one machine and ten minutes.
@@ -54,6 +59,8 @@ class PoolDoor {
   void on_message(ConnectionId id, std::string_view payload);
   void on_close(ConnectionId id, const std::string& reason);
   void pair(ConnectionId id, std::string_view payload);
+  void complete_holders(wire::pb::Assignment& assignment) const;
+  void tell_members();
 
   struct Session {
     NodeId node;

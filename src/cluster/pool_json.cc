@@ -47,8 +47,25 @@ Json node_json(const HeadStatus& status, const NodeStatus& node) {
   json["virtual_ranks_computed"] = node.computes.size();
   json["weight_bytes"] = node.weight_bytes;
   json["usable_bytes"] = static_cast<std::uint64_t>(node.machine.usable_bytes);
+  json["files"] = node.has_files;
+  json["loaded_bytes"] = node.loaded_bytes;
+  json["loading_bytes"] = node.total_bytes;
   json["bandwidth_gb_s"] = node.machine.peak_bandwidth / 1e9;
   return json;
+}
+
+// A second copy of the files costs a copy; a lost one may cost a download of days.
+std::string files_warning(const HeadStatus& status) {
+  if (status.layout == nullptr || status.nodes.size() < 2) return {};
+  const NodeStatus* only = nullptr;
+  for (const NodeStatus& node : status.nodes) {
+    if (!node.alive || !node.has_files) continue;
+    if (only != nullptr) return {};
+    only = &node;
+  }
+  if (only == nullptr) return "no machine of the pool has the model's files";
+  return "only " + only->name +
+         " has the model's files: while it is away, nobody else can load weights";
 }
 
 }  // namespace
@@ -63,6 +80,11 @@ std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>&
   json["losses_survived"] = status.losses_survived;
   json["rebuilding"] = status.rebuilding;
   json["open_requests"] = status.open_requests;
+  json["loaded_bytes"] = status.loaded_bytes;
+  json["loading_bytes"] = status.total_bytes;
+  if (const std::string warning = files_warning(status); !warning.empty()) {
+    json["warning"] = warning;
+  }
   if (status.layout != nullptr) {
     json["strategy"] = plan::name_of(status.layout->strategy);
     json["layout"] = status.layout->id;

@@ -9,7 +9,6 @@
 
 namespace conclave::cluster {
 
-std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
-                      Time now);
+std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history, Time now);
 
 }  // namespace conclave::cluster

@@ -46,8 +46,8 @@ Result<std::vector<std::byte>> ServedModel::skeleton_bytes(std::uint64_t offset,
   }
   std::vector<std::byte> bytes(size);
   // The last range that begins at `offset` or before.
-  auto at = static_cast<std::size_t>(
-      std::ranges::upper_bound(all.starts, offset) - all.starts.begin() - 1);
+  auto at = static_cast<std::size_t>(std::ranges::upper_bound(all.starts, offset) -
+                                     all.starts.begin() - 1);
   FileDescriptor file;
   std::string open_name;
   for (std::size_t done = 0; done < size; ++at) {

@@ -136,8 +136,8 @@ Result<void> WeightCache::store(const std::string& name, const backend::WeightAr
     const auto header = encode({arena.filled_key(), arena.bytes().size(), hasher.finish()});
     TRY(write_at(file.get(), header, 0, unfinished));
     if (::fsync(file.get()) != 0) {
-      return exhausted(unfinished.string() + ": cannot be written: " +
-                       std::generic_category().message(errno));
+      return exhausted(unfinished.string() +
+                       ": cannot be written: " + std::generic_category().message(errno));
     }
     return {};
   };

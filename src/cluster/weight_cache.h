@@ -15,7 +15,7 @@
 #include <string>
 #include <utility>
 
-#include "backend/shared_memory.h"
+#include "backend/backend.h"
 #include "base/result.h"
 
 namespace conclave::cluster {

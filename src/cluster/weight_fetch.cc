@@ -25,8 +25,16 @@ std::string place_of(const transport::Endpoint& endpoint) {
 }  // namespace
 
 WeightFetch::WeightFetch(FetchOptions options)
-    : options_(std::move(options)), received_at_(options_.waiting.clock.now()) {
+    : options_(std::move(options)),
+      link_waiting_(options_.waiting),
+      received_at_(options_.waiting.clock.now()) {
   CHECK(options_.holders && options_.dial && options_.waiting.stop && options_.waiting.on_bytes);
+  link_waiting_.stop = [this] { return options_.waiting.stop() || !is_named(at_.node); };
+}
+
+bool WeightFetch::is_named(NodeId holder) const {
+  return std::ranges::any_of(options_.holders(),
+                             [holder](const WeightHolder& h) { return h.node == holder; });
 }
 
 void WeightFetch::announce(std::span<const backend::PackedPart> parts) {
@@ -58,7 +66,8 @@ Result<void> WeightFetch::read(const backend::PackedPart& part, std::span<std::b
 // --- one holder -------------------------------------------------------------------------------
 
 Result<void> WeightFetch::open_link(const WeightHolder& holder) {
-  BulkLink link(TRY(options_.dial(holder)), options_.waiting);
+  at_ = holder;
+  BulkLink link(TRY(options_.dial(holder)), link_waiting_);
   BulkRequest hello{.kind = BulkKind::kModel, .id = next_id_++};
   hello.model = options_.model;
   TRY(link.send(hello));
@@ -70,7 +79,6 @@ Result<void> WeightFetch::open_link(const WeightHolder& holder) {
     return corrupt("answers what nobody asked");
   }
   link_.emplace(std::move(link));
-  at_ = holder;
   return {};
 }
 
@@ -110,7 +118,8 @@ Result<void> WeightFetch::receive_next(const Room& room) {
     return corrupt("answers " + std::to_string(answer.bytes) + " bytes, expected " +
                    std::to_string(expected));
   }
-  TRY(link_->receive_bytes(answer, TRY(room(answer.bytes))));
+  const std::span<std::byte> out = TRY(room(answer.bytes));
+  TRY(link_->receive_bytes(answer, out));
   asked_bytes_ -= expected;
   return {};
 }
@@ -124,8 +133,8 @@ Error WeightFetch::about(const WeightHolder& holder, const Error& error) const {
 // The head serves clients too.
 std::vector<WeightHolder> WeightFetch::preferred() const {
   std::vector<WeightHolder> all = options_.holders();
-  std::ranges::stable_partition(
-      all, [](const WeightHolder& holder) { return holder.node != kHeadNode; });
+  std::stable_partition(all.begin(), all.end(),
+                        [](const WeightHolder& holder) { return holder.node != kHeadNode; });
   return all;
 }
 
@@ -188,7 +197,7 @@ Result<void> WeightFetch::next(const Room& room) {
     drop_link();
     if (options_.waiting.stop()) continue;
     spdlog::warn("weights broke off from={} reason=\"{}\"", place_of(at_.endpoint),
-                 got.error().message);
+                 is_named(at_.node) ? got.error().message : "the head misses this machine");
     state.last_error = got.error().message;
     if (refused) continue;  // the others are asked
     const Time now = options_.waiting.clock.now();

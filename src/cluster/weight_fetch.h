@@ -69,12 +69,14 @@ class WeightFetch final : public backend::PackedSource {
   Result<void> open_link(const WeightHolder& holder);
   Result<void> ask_ahead();
   Result<void> receive_next(const Room& room);
+  bool is_named(NodeId holder) const;
   std::vector<WeightHolder> preferred() const;
   Error nobody() const;
   Error about(const WeightHolder& holder, const Error& error) const;
   void drop_link();
 
   FetchOptions options_;
+  BulkWaiting link_waiting_;  // ends too when the head no longer names the holder
   std::optional<BulkLink> link_;
   WeightHolder at_;  // the holder at its other end
   std::map<NodeId, HolderState> holders_;
@@ -85,7 +87,7 @@ class WeightFetch final : public backend::PackedSource {
   std::uint64_t next_id_ = 1;
   int mismatches_ = 0;  // of the part that is due
   int breaks_ = 0;      // of connections, since something came
-  Time received_at_;  // or, before anything was received, the begin
+  Time received_at_;    // or, before anything was received, the begin
 };
 
 // A folder in `weights_dir` (`<fingerprint>/skeleton`) in which the model opens without its

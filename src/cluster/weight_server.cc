@@ -42,6 +42,7 @@ struct WeightServer::State {
   void serve();
   void wait_for_events();
   void take_arrivals();
+  void end_leaving();
   void make_room_for(const std::string& name);
   void read(BulkSession& session);
   void take(BulkSession& session, BulkRequest request);
@@ -68,6 +69,7 @@ struct WeightServer::State {
   std::condition_variable work;
   bool ending = false;
   std::vector<std::pair<transport::SecureStream, std::string>> arrivals;
+  std::vector<std::string> leaving;
   // Oldest first; the packing threads look at their slots. Changed by the serving thread alone,
   // which therefore reads it without the mutex.
   Sessions sessions;
@@ -108,9 +110,10 @@ void WeightServer::State::serve() {
       if (ending) return;
     }
     take_arrivals();
+    end_leaving();
     for (auto it = sessions.begin(); it != sessions.end();) {
       BulkSession& session = **it;
-      if (session.reading) read(session);
+      if (!session.ended && session.reading) read(session);
       if (!session.ended) write(session);
       if (!session.ended) session.ended = over(session);
       it = session.ended ? drop(it) : std::next(it);
@@ -124,8 +127,8 @@ void WeightServer::State::wait_for_events() {
   std::vector<pollfd> fds = {{event.get(), POLLIN, 0}};
   bool more = false;
   for (const auto& session : sessions) {
-    const auto want = static_cast<short>((session->reading ? POLLIN : 0) |
-                                         (session->blocked ? POLLOUT : 0));
+    const auto want =
+        static_cast<short>((session->reading ? POLLIN : 0) | (session->blocked ? POLLOUT : 0));
     fds.push_back({session->fd(), want, 0});
     const std::lock_guard lock(mutex);
     more = more || (!session->blocked && !session->slots.empty() &&
@@ -155,6 +158,15 @@ void WeightServer::State::take_arrivals() {
     auto session = std::make_unique<BulkSession>(std::move(stream), name, clock.now());
     const std::lock_guard lock(mutex);
     sessions.push_back(std::move(session));
+  }
+}
+
+void WeightServer::State::end_leaving() {
+  const std::lock_guard lock(mutex);
+  for (const std::string& name : std::exchange(leaving, {})) {
+    for (const auto& session : sessions) {
+      if (session->name() == name) session->ended = "it is no member any more";
+    }
   }
 }
 
@@ -269,8 +281,8 @@ std::optional<WeightServer::State::Job> WeightServer::State::next_job() {
                                            [](const auto& slot) { return slot->state; });
     if (waiting == session.slots.end()) continue;
     BulkSlot& slot = **waiting;
-    const bool fits_own = session.ahead_bytes == 0 ||
-                          session.ahead_bytes + slot.bytes_needed <= limits.ahead_max;
+    const bool fits_own =
+        session.ahead_bytes == 0 || session.ahead_bytes + slot.bytes_needed <= limits.ahead_max;
     const bool fits = ahead_bytes == 0 || ahead_bytes + slot.bytes_needed <= limits.ahead_all_max;
     if (!fits_own || !fits) continue;
     slot.reserved = slot.bytes_needed;
@@ -318,6 +330,14 @@ void WeightServer::add(transport::SecureStream stream, std::string name) {
     if (state_->arrivals.size() < state_->limits.connections_max) {
       state_->arrivals.emplace_back(std::move(stream), std::move(name));
     }
+  }
+  state_->wake();
+}
+
+void WeightServer::drop(std::string name) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->leaving.push_back(std::move(name));
   }
   state_->wake();
 }

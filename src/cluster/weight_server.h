@@ -49,6 +49,9 @@ class WeightServer {
   // tells peers apart.
   void add(transport::SecureStream stream, std::string name);
 
+  // Ends the connections of a peer that is no member any more.
+  void drop(std::string name);
+
   std::size_t n_connections() const;
   std::uint64_t sent_bytes() const;  // of answers, since the start
 

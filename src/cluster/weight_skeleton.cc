@@ -24,8 +24,8 @@ class SkeletonWriter {
     while (!bytes.empty()) {
       const model::FileRange& range = ranges_[at_];
       TRY(open(range));
-      const std::size_t n = static_cast<std::size_t>(
-          std::min<std::uint64_t>(range.bytes - done_, bytes.size()));
+      const std::size_t n =
+          static_cast<std::size_t>(std::min<std::uint64_t>(range.bytes - done_, bytes.size()));
       TRY(write_at(file_.get(), bytes.first(n), range.offset + done_, dir_ / range.file));
       bytes = bytes.subspan(n);
       done_ += n;
@@ -43,9 +43,10 @@ class SkeletonWriter {
     file_ = TRY(open_file(path, O_RDWR | O_CREAT));
     name_ = range.file;
     if (::ftruncate(file_.get(), static_cast<off_t>(range.file_bytes)) == 0) return {};
-    return exhausted(path.string() + ": cannot be made " + std::to_string(range.file_bytes) +
-                     " bytes long (its bytes are few, but the file system must know sparse files): " +
-                     std::generic_category().message(errno));
+    return exhausted(
+        path.string() + ": cannot be made " + std::to_string(range.file_bytes) +
+        " bytes long (its bytes are few, but the file system must know sparse files): " +
+        std::generic_category().message(errno));
   }
 
   std::filesystem::path dir_;
@@ -112,8 +113,8 @@ Result<std::filesystem::path> fetch_skeleton(WeightFetch& fetch,
   if (error) return unavailable(unfinished.string() + ": cannot be made: " + error.message());
   TRY(fetch_files(fetch, unfinished));
   if (const auto source = model::ModelSource::open(unfinished); !source) {
-    return Error{source.error().code, "the model's files as a peer gave them: " +
-                                          source.error().message};
+    return Error{source.error().code,
+                 "the model's files as a peer gave them: " + source.error().message};
   } else if (source.value().fingerprint() != fetch.model()) {
     return corrupt("the files of model " + hex_text(fetch.model()) +
                    " changed on the machine that gives them: restart that one");

@@ -5,6 +5,7 @@
 
 #include "cluster/facts.h"
 #include "cluster/messages.h"
+#include "cluster/trace_message.h"
 
 namespace conclave::cluster {
 namespace {
@@ -98,6 +99,13 @@ bool Worker::interrupted() {
   }
   bool over = false;
   for (wire::pb::ToWorker& message : *messages) {
+    if (message.has_trace()) {  // at once: an idle rank waits here for long
+      add_trace(message.trace());
+      static_cast<void>(flush());  // run() sees the same
+      continue;
+    }
+    // What to hold has nothing to do with the step, and an idle rank waits for one for long.
+    if (message.has_assignment()) host_.want(message.assignment());
     over = over || (message.has_assignment() && member_ &&
                     epoch_of(message.assignment()) != member_->epoch.epoch());
     inbox_.push_back(std::move(message));
@@ -117,10 +125,15 @@ Result<void> Worker::handle(const wire::pb::ToWorker& message) {
       return {};
     }
     case wire::pb::ToWorker::kAssignment:
+      // Another head's epochs count anew.
+      if (assignment_ && assignment_->head() != message.assignment().head()) tried_epoch_ = 0;
       assignment_ = message.assignment();
       assignment_is_new_ = true;
       // At once: requests that follow this message belong to the new epoch.
       follow_assignment();
+      return {};
+    case wire::pb::ToWorker::kTrace:
+      add_trace(message.trace());
       return {};
     case wire::pb::ToWorker::BODY_NOT_SET:
       return corrupt("the agent sent a message without a body");
@@ -146,6 +159,7 @@ void Worker::leave() {
 
 void Worker::join(const wire::pb::Epoch& epoch) {
   tried_epoch_ = epoch.epoch();
+  absent_.reset();
   if (epoch.fresh()) drop_requests();
   const Result<void> joined = try_join(epoch);
   if (!joined) {
@@ -177,13 +191,19 @@ Result<void> Worker::try_join(const wire::pb::Epoch& epoch) {
     member_->group = std::make_unique<collective::Group>(
         member_->transport.get(), clock_, std::move(virtual_ranks),
         collective::GroupOptions{.hidden_size = backend->config().hidden_size,
+                                 .direct_bytes_max = limits_.direct_bytes_max,
                                  .wait_limit = limits_.wait_limit,
                                  .waiting_for = &pulse_.waiting_for});
     division = host_.division();
     TRY(engine::check_division(division, *member_->group, *backend));
   }
+  if (!trace_) {
+    trace_ = std::make_unique<engine::StepTrace>(clock_, backend->config().n_layers,
+                                                 backend->config().n_experts);
+  }
   if (spec.rank != 0) {
-    member_->ranks = {.group = member_->group.get(), .division = std::move(division)};
+    member_->ranks = {
+        .group = member_->group.get(), .division = std::move(division), .trace = trace_.get()};
     return {};
   }
   if (engine_backend_ != backend) {  // another layout: nothing of the old one can go on
@@ -193,6 +213,7 @@ Result<void> Worker::try_join(const wire::pb::Epoch& epoch) {
   }
   if (!engine_) engine_ = std::make_unique<engine::Engine>(*backend, host_.text(), options_);
   engine_->set_group(member_->group.get(), std::move(division));
+  engine_->set_trace(trace_.get());
   return {};
 }
 
@@ -220,7 +241,7 @@ void Worker::report_unjoined(std::uint32_t epoch, const Error& error) {
   wire::pb::Broken* out = message.mutable_broken();
   out->set_epoch(epoch);
   out->set_kind(static_cast<std::uint32_t>(Broken::Kind::kLate));
-  out->set_peer(transport::kRanksMax);  // nobody in particular
+  out->set_peer(absent_.value_or(transport::kRanksMax));
   out->set_reason(error.message);
   outbox_.push_back(std::move(message));
 }
@@ -311,6 +332,20 @@ void Worker::add_reports() {
   }
   wire::pb::FromWorker message;
   *message.mutable_stats() = to_message(engine_->stats());
+  outbox_.push_back(std::move(message));
+}
+
+void Worker::add_trace(const wire::pb::TraceRequest& request) {
+  wire::pb::FromWorker message;
+  wire::pb::Trace* trace = message.mutable_trace();
+  if (trace_) *trace = to_message(*trace_, request.steps_max());
+  trace->set_id(request.id());
+  if (member_) {
+    trace->set_rank(member_->epoch.rank());
+    trace->set_epoch(member_->epoch.epoch());
+    if (member_->group) add_exchanges(member_->group->stats(), *trace);
+    if (member_->transport) add_links(*member_->transport, *trace);
+  }
   outbox_.push_back(std::move(message));
 }
 

@@ -47,6 +47,7 @@ struct WorkerLimits {
   Duration join_limit = std::chrono::milliseconds(1500);
   Duration wait_limit = std::chrono::seconds(60);  // for one message of a peer: a backstop
   Duration report_every = std::chrono::milliseconds(500);
+  std::size_t direct_bytes_max = std::size_t{64} << 10;  // as collective::GroupOptions
 };
 
 class Worker final : public transport::Watch {
@@ -62,6 +63,7 @@ class Worker final : public transport::Watch {
   // Watch: what a waiting rank has to know of its agent.
   int fd() const override { return link_.fd(); }
   bool interrupted() override;
+  void absent(transport::Rank rank) override { absent_ = rank; }
 
  private:
   struct Open {
@@ -96,6 +98,7 @@ class Worker final : public transport::Watch {
   void add_token(const engine::TokenEvent& event);
   void add_prefill(RequestId id, const Open& open, std::uint64_t done, std::uint64_t total);
   void add_reports();
+  void add_trace(const wire::pb::TraceRequest& request);
   Result<void> flush();
 
   AgentLink& link_;
@@ -110,9 +113,11 @@ class Worker final : public transport::Watch {
   std::optional<Error> agent_error_;
   std::optional<wire::pb::Assignment> assignment_;
   bool assignment_is_new_ = false;
-  std::uint32_t tried_epoch_ = 0;  // joined, or failed to join
+  std::uint32_t tried_epoch_ = 0;          // joined, or failed to join
+  std::optional<transport::Rank> absent_;  // in the last join
   std::optional<Membership> member_;
-  std::unique_ptr<engine::Engine> engine_;  // rank 0's
+  std::unique_ptr<engine::StepTrace> trace_;  // from the first epoch on
+  std::unique_ptr<engine::Engine> engine_;    // rank 0's
   const backend::Backend* engine_backend_ = nullptr;
   std::map<RequestId, Open> open_;
   std::vector<wire::pb::FromWorker> outbox_;

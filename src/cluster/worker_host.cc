@@ -175,7 +175,8 @@ void WorkerHost::handle_frames() {
     }
     node_.on_worker(clock_.now(), *message);
     act();
-    if (message->has_token() || message->has_prefill() || message->has_stats()) {
+    if (message->has_token() || message->has_prefill() || message->has_stats() ||
+        message->has_trace()) {
       handlers_.on_message(*message);
     }
   }

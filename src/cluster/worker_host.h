@@ -25,7 +25,7 @@ struct WorkerHostOptions {
 
 struct WorkerHostHandlers {
   std::function<void(const wire::pb::Report&)> on_report;       // for the head
-  std::function<void(const wire::pb::FromWorker&)> on_message;  // tokens, prefill, stats
+  std::function<void(const wire::pb::FromWorker&)> on_message;  // tokens, prefill, stats, traces
 };
 
 class WorkerHost {

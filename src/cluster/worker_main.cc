@@ -72,6 +72,7 @@ struct Meeting {
   std::unique_ptr<transport::DelayedFabric> delayed;
   NoFabric none;
   transport::Endpoint endpoint;
+  std::optional<transport::Identity> identity;
 
   transport::Fabric& fabric() {
     if (delayed) return *delayed;
@@ -87,6 +88,7 @@ Result<void> open_meeting(const WorkerOptions& options, const Clock& clock, Meet
   const auto key = options.kept.find(kIdentityMemory);
   if (options.listen_host.empty() || key == options.kept.end()) return {};
   const transport::Identity identity = TRY(read_identity(key->second));
+  meeting.identity = identity;
   transport::TcpOptions tcp;
   tcp.host = options.listen_host == kEverywhere ? std::string() : options.listen_host;
   tcp.port = options.listen_port;
@@ -116,7 +118,7 @@ int serve(const WorkerOptions& options, WorkerChannel& channel, const Clock& clo
   }
   WorkerOptions without_identity = options;
   without_identity.kept.erase(kIdentityMemory);
-  CpuHost host(without_identity, channel, pulse, clock, meeting.endpoint);
+  CpuHost host(without_identity, channel, pulse, clock, meeting.endpoint, meeting.identity);
   Worker worker(channel, meeting.fabric(), host, pulse, clock, options.engine, {});
   const Error end = worker.run();
   if (end.code == ErrorCode::kUnavailable) return 0;  // the agent closed the socket: as it should

@@ -30,7 +30,8 @@ constexpr std::array<Option<std::string>, 4> kTextOptions = {{
     {"--advertised-host", [](WorkerOptions& o) -> std::string& { return o.advertised_host; }},
     {"--host-id", [](WorkerOptions& o) -> std::string& { return o.host_id; }},
 }};
-constexpr std::array<Option<bool>, 2> kBoolOptions = {{
+constexpr std::array<Option<bool>, 3> kBoolOptions = {{
+    {"--cache", [](WorkerOptions& o) -> bool& { return o.cache; }},
     {"--clear", [](WorkerOptions& o) -> bool& { return o.clear; }},
     {"--shared-memory", [](WorkerOptions& o) -> bool& { return o.shared_memory; }},
 }};
@@ -81,6 +82,8 @@ Result<void> set_option(WorkerOptions& options, std::string_view name, const std
   }
   if (name == "--model") {
     options.model_dirs.emplace_back(value);
+  } else if (name == "--weights-dir") {
+    options.weights_dir = value;
   } else if (name == "--listen-port") {
     options.listen_port = TRY(parse_number<std::uint16_t>(name, value));
   } else if (name == "--delay-us") {
@@ -105,6 +108,7 @@ std::vector<std::string> worker_arguments(const WorkerOptions& options) {
     arguments.push_back(std::move(value));
   };
   for (const std::filesystem::path& dir : options.model_dirs) add("--model", dir.string());
+  add("--weights-dir", options.weights_dir.string());
   for (const auto& option : kSizeOptions) add(option.name, std::to_string(option.field(copy)));
   for (const auto& option : kIntOptions) add(option.name, std::to_string(option.field(copy)));
   for (const auto& option : kTextOptions) add(option.name, option.field(copy));

@@ -20,6 +20,10 @@ inline constexpr const char* kEverywhere = "*";  // to listen on every address
 struct WorkerOptions {
   // Folders with checkpoints, or checkpoints themselves; weights that none of them has are fetched.
   std::vector<std::filesystem::path> model_dirs;
+  // Where weights of other machines are kept, skeletons of their files at least; empty: none are
+  // fetched. With `cache` the packed weights too, for the next start.
+  std::filesystem::path weights_dir;
+  bool cache = false;
   std::string isa;          // "" for the fastest
   std::size_t threads = 0;  // 0: one per core
   engine::EngineOptions engine;

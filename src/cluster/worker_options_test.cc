@@ -8,6 +8,8 @@ namespace {
 WorkerOptions unusual_options() {
   WorkerOptions options;
   options.model_dirs = {"/models/a model with spaces", "/b"};
+  options.weights_dir = "/state/my weights";
+  options.cache = true;
   options.isa = "avx2";
   options.threads = 3;
   options.engine = {.requests_max = 9, .chunk_tokens = 64, .context_max = 2048};
@@ -37,6 +39,8 @@ TEST(WorkerOptions, SurviveTheCommandLine) {
   ASSERT_TRUE(received);
   const WorkerOptions& options = received.value();
   EXPECT_EQ(options.model_dirs, sent.model_dirs);
+  EXPECT_EQ(options.weights_dir, sent.weights_dir);
+  EXPECT_TRUE(options.cache);
   EXPECT_EQ(options.isa, "avx2");
   EXPECT_EQ(options.threads, 3u);
   EXPECT_EQ(options.engine.requests_max, 9u);

@@ -224,8 +224,12 @@ bool Engine::idle() const { return state_->running.empty() && state_->ended.empt
 void Engine::set_group(collective::Group* group, Division division) {
   State& s = *state_;
   if (group != nullptr) CHECK(check_division(division, *group, s.backend));
-  s.ranks = {.group = group, .division = std::move(division)};
+  s.ranks.group = group;
+  s.ranks.division = std::move(division);
+  s.ranks.n_steps = 0;
 }
+
+void Engine::set_trace(StepTrace* trace) { state_->ranks.trace = trace; }
 
 Result<std::vector<TokenEvent>> Engine::step(const std::function<void()>& advanced) {
   State& s = *state_;

@@ -108,6 +108,8 @@ class Engine {
   // From the next step on, other ranks take part: a new epoch. Between steps. `group` must outlive
   // its use, check_division() must hold; null: this rank is alone, as it is at first.
   void set_group(collective::Group* group, Division division);
+  // Told of each operation of the steps from now on; must outlive its use. Null: nobody is.
+  void set_trace(StepTrace* trace);
 
   // Runs one forward pass and samples. Prefill chunks and decode rows share a step; a long prompt
   // delays others by one chunk at most. `advanced` is called after each operation of the pass

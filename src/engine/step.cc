@@ -20,6 +20,18 @@ struct Pass {
   void advance() const {
     if (hooks.advanced) hooks.advanced();
   }
+  Duration waited() const {
+    return ranks.group == nullptr ? Duration::zero() : ranks.group->stats().waited;
+  }
+  void begin_trace(std::size_t rows) const {
+    if (ranks.trace != nullptr) ranks.trace->begin_step(rows);
+  }
+  void trace_begun() const {
+    if (ranks.trace != nullptr) ranks.trace->begun();
+  }
+  void end_trace() const {
+    if (ranks.trace != nullptr) ranks.trace->end_step();
+  }
 };
 
 // The active slice of one of this rank's virtual ranks.
@@ -34,6 +46,7 @@ backend::Routing route(const Pass& pass, LayerId layer, std::size_t moe_layer) {
   if (pass.hooks.forced) forced = pass.hooks.forced(moe_layer);
   backend::Routing routing = pass.backend.route(layer, forced);
   if (pass.hooks.chosen) pass.hooks.chosen(moe_layer, routing);
+  if (pass.ranks.trace != nullptr) pass.ranks.trace->routed(layer.value, routing);
   if (pass.ranks.group != nullptr) {
     Ranks::Room& room = pass.ranks.room;
     room.experts.assign(routing.experts.begin(), routing.experts.end());
@@ -105,19 +118,24 @@ Result<void> add_feed_forward(const Pass& pass, LayerId layer, const backend::Ro
 Result<void> run_layers(const Pass& pass) {
   backend::Backend& backend = pass.backend;
   const model::ModelConfig& config = backend.config();
+  StepTrace* trace = pass.ranks.trace;
   std::size_t moe_layer = 0;
 
   for (std::size_t i = 0; i < config.n_layers; ++i) {
     const LayerId layer{static_cast<std::uint16_t>(i)};
 
     backend.attention(layer);
+    if (trace != nullptr) trace->attention(i);
     TRY(add_attention(pass, layer));
+    if (trace != nullptr) trace->attention_exchange(i, pass.waited());
     pass.advance();
 
     backend::Routing routing;
     if (config.is_moe(layer)) routing = route(pass, layer, moe_layer++);
     backend.feed_forward(layer);
+    if (trace != nullptr) trace->feed_forward(i);
     TRY(add_feed_forward(pass, layer, routing));
+    if (trace != nullptr) trace->feed_forward_exchange(i, pass.waited());
     pass.advance();
   }
   return {};
@@ -197,18 +215,22 @@ Result<std::span<const float>> run_step(backend::Backend& backend, Ranks& ranks,
                                         const backend::Step& step, const StepHooks& hooks) {
   const Pass pass{backend, ranks, hooks, ranks.n_steps++};
 
+  pass.begin_trace(step.tokens.size());
   backend.embed(step);
   if (ranks.group != nullptr) {
     encode_step(step, ranks.room.description);
     TRY(ranks.group->send_step(pass.step, ranks.room.description, backend.hidden()));
   }
+  pass.trace_begun();
   pass.advance();
   TRY(run_layers(pass));
   backend.head();
   pass.advance();
+  const bool whole = ranks.group == nullptr || has_whole_head(ranks);
+  if (!whole && !step.head_rows.empty()) TRY(gather_logits(pass, step.head_rows.size()));
+  pass.end_trace();
   if (ranks.group == nullptr) return backend.logits(0);
-  if (has_whole_head(ranks)) return backend.logits(active_slice(ranks.division, 0));
-  if (!step.head_rows.empty()) TRY(gather_logits(pass, step.head_rows.size()));
+  if (whole) return backend.logits(active_slice(ranks.division, 0));
   return std::span<const float>(ranks.room.logits)
       .first(step.head_rows.size() * backend.config().vocab_size);
 }
@@ -229,13 +251,16 @@ Result<void> follow_step(backend::Backend& backend, Ranks& ranks, const StepHook
   ++ranks.n_steps;
   const Pass pass{backend, ranks, hooks, message.step};
 
+  pass.begin_trace(decoded.tokens.size());
   backend.begin(decoded.step(), message.residual);
+  pass.trace_begun();
   pass.advance();
   TRY(run_layers(pass));
   backend.head();
   pass.advance();
-  if (decoded.head_rows.empty()) return {};
-  return gather_logits(pass, decoded.head_rows.size());
+  if (!decoded.head_rows.empty()) TRY(gather_logits(pass, decoded.head_rows.size()));
+  pass.end_trace();
+  return {};
 }
 
 }  // namespace conclave::engine

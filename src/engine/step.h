@@ -14,6 +14,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "collective/collective.h"
+#include "engine/trace.h"
 
 namespace conclave::engine {
 
@@ -47,8 +48,9 @@ Result<void> check_division(const Division& division, const collective::Group& g
 // has one active slice, the whole model, and nothing is sent.
 struct Ranks {
   collective::Group* group = nullptr;
-  Division division = {};     // check_division() must hold
-  std::uint32_t n_steps = 0;  // begun in this epoch
+  Division division = {};      // check_division() must hold
+  StepTrace* trace = nullptr;  // if not null, told of each operation
+  std::uint32_t n_steps = 0;   // begun in this epoch
 
   struct Room {  // kept from step to step
     std::vector<std::byte> description;

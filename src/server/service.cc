@@ -15,6 +15,9 @@ namespace conclave::server {
 namespace {
 
 constexpr std::size_t kRequestIdMax = 128;
+constexpr std::string_view kClusterPath = "/conclave/v1/cluster";
+constexpr std::string_view kTracePath = "/conclave/v1/trace";
+constexpr std::size_t kTraceSteps = 64;
 
 constexpr const char* kHomePage =
     "conclave is running. Point an OpenAI client at this address with /v1 added.\n";
@@ -33,6 +36,11 @@ ApiError too_many_answers(std::size_t limit) {
 
 HttpResponse text_response(const char* text) {
   return {.status = 200, .headers = {{"Content-Type", "text/plain; charset=utf-8"}}, .body = text};
+}
+
+HttpResponse raw_json(std::string body) {
+  return {
+      .status = 200, .headers = {{"Content-Type", "application/json"}}, .body = std::move(body)};
 }
 
 HttpResponse wrong_method(const HttpRequest& request, const char* allowed) {
@@ -128,13 +136,18 @@ void Service::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer
     if (request.method != "POST") return writer->send(wrong_method(request, "POST"));
     return chat(std::move(request), writer);
   }
-  const bool known =
-      path == "/" || path == "/health" || path == "/models" || path.starts_with("/models/");
+  const bool known = path == kClusterPath || path == kTracePath || path == "/" ||
+                     path == "/health" || path == "/models" || path.starts_with("/models/");
   if (!known) {
     return writer->send(error_response(
         plain_error(404, "not_found", "no such path: " + request.target, "unknown_path")));
   }
   if (!reads(request)) return writer->send(wrong_method(request, "GET"));
+  if (path == kClusterPath) return writer->send(raw_json(agent_->pool_text()));
+  if (path == kTracePath) {
+    return agent_->trace(kTraceSteps,
+                         [writer](std::string json) { writer->send(raw_json(std::move(json))); });
+  }
   if (path == "/") return writer->send(text_response(kHomePage));
   if (path == "/health") return writer->send(health());
   writer->send(models(path));

@@ -181,6 +181,9 @@ Result<std::unique_ptr<Transport>> LoopbackFabric::join(const GroupSpec& spec, T
     if (stop || std::chrono::steady_clock::now() >= deadline) {
       const auto missing = std::find(joined->joined.begin(), joined->joined.end(), false);
       joined->joined[spec.rank] = false;
+      if (!stop && watch != nullptr) {
+        watch->absent(static_cast<Rank>(missing - joined->joined.begin()));
+      }
       return unavailable(stop ? "joining the group was interrupted"
                               : "rank " + std::to_string(missing - joined->joined.begin()) +
                                     " did not join");

@@ -39,7 +39,10 @@ Result<std::vector<std::unique_ptr<Link>>> Rendezvous::run(Time deadline, Watch*
   TRY(resolve_all());
   while (!complete()) {
     const Time now = clock_.now();
-    if (now >= deadline) return late(now - start);
+    if (now >= deadline) {
+      if (watch != nullptr) watch->absent(first_missing());
+      return late(now - start);
+    }
     start_calls(now);
     if (wait(next_event(deadline), watch)) return unavailable("joining the group was interrupted");
     const Time after = clock_.now();
@@ -184,6 +187,12 @@ void Rendezvous::take_link(Greeting& greeting) {
 void Rendezvous::refuse(const std::string& address, const std::string& reason) const {
   if (options_.on_refused)
     options_.on_refused("connection from " + address + " refused: " + reason);
+}
+
+Rank Rendezvous::first_missing() const {
+  Rank rank = 0;
+  while (rank == spec_.rank || links_[rank] != nullptr) ++rank;
+  return rank;
 }
 
 Error Rendezvous::late(Duration after) const {

@@ -55,6 +55,7 @@ class Rendezvous {
   void take_guests(Time now);
   void take_link(Greeting& greeting);
   void refuse(const std::string& address, const std::string& reason) const;
+  Rank first_missing() const;  // there is one
   Error late(Duration after) const;
 
   const Clock& clock_;

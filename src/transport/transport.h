@@ -88,6 +88,8 @@ class Watch {
   virtual int fd() const = 0;  // readable: interrupted() has to be asked. -1 in simulation
   // Reads what is there; true: the epoch is over, receive() returns kInterrupted.
   virtual bool interrupted() = 0;
+  // join() gives up: this rank did not come before the deadline.
+  virtual void absent(Rank) {}
 };
 
 // Where a rank can be reached.

@@ -19,7 +19,7 @@ class AgentThread {
   AgentThread& operator=(const AgentThread&) = delete;
 
   void run(std::function<void()> callback) {
-    if (stopped_) {
+    if (stopped_ || !waiting_.empty()) {
       waiting_.push_back(std::move(callback));
     } else {
       callback();
@@ -31,11 +31,16 @@ class AgentThread {
       if (!life.expired()) run(callback);
     });
   }
+  // From outside the machine.
+  void post(std::function<void()> callback) { after(Duration::zero(), std::move(callback)); }
 
   // Stopped, its machine and its worker go on.
   void set_stopped(bool stopped) {
     stopped_ = stopped;
-    if (!stopped_) after(Duration::zero(), [this] { catch_up(); });
+    if (stopped_) return;
+    network_.after(node_, Duration::zero(), [this, life = std::weak_ptr<int>(life_)] {
+      if (!life.expired()) catch_up();
+    });
   }
   bool stopped() const { return stopped_; }
 

@@ -18,8 +18,9 @@ namespace conclave::cluster_sim {
 namespace {
 
 constexpr std::uint64_t kSeedsDefault = 2000;
-// From so many seeds on every kind of fault must have struck in every phase.
-constexpr std::uint64_t kSeedsForCoverage = 1500;
+// From so many seeds on every kind of fault must have struck so often in every phase.
+constexpr std::uint64_t kSeedsForCoverage = 2000;
+constexpr std::uint64_t kStrikesMin = 20;
 constexpr std::uint64_t kRunTwiceEvery = 50;
 
 std::optional<std::uint64_t> from_environment(const char* name) {
@@ -55,7 +56,6 @@ void expect_all_reached(const Reached& reached, const SwitchStats& stats) {
   EXPECT_GT(reached.refused, 0u);
   EXPECT_GT(reached.lost_with_head, 0u);
   EXPECT_GT(reached.failed_short, 0u);
-  EXPECT_GT(reached.failed_barren, 0u);
   EXPECT_GT(reached.readmitted, 0u);
   EXPECT_GT(reached.epochs_continued, 0u);
   EXPECT_GT(reached.take_overs, 0u);
@@ -69,7 +69,7 @@ void expect_all_reached(const Reached& reached, const SwitchStats& stats) {
 void expect_all_covered(const Coverage& coverage) {
   for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
     for (std::size_t phase = 0; phase < kPhases; ++phase) {
-      EXPECT_GT(coverage.fired[kind][phase], 0u)
+      EXPECT_GE(coverage.fired[kind][phase], kStrikesMin)
           << name_of(static_cast<FaultKind>(kind)) << " in " << name_of(static_cast<Phase>(phase));
     }
   }

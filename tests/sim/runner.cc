@@ -60,8 +60,13 @@ Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberS
               world.events_run() > limits.events;
   }
   outcome.failure = system->violation();
+  if (outcome.failure) {
+    *outcome.failure += " at " + std::to_string(seconds(world.now() - Time{})) + " s: ";
+    *outcome.failure += system->describe();
+  }
   if (!outcome.failure && !ended()) {
-    outcome.failure = (overrun ? "too many events: " : "does not end: ") + system->describe();
+    outcome.failure = (overrun ? "too many events by " : "does not end by ") +
+                      std::to_string(seconds(world.now() - Time{})) + " s: " + system->describe();
   }
   outcome.coverage = injector.coverage();
   outcome.data_plane = data_plane.stats();

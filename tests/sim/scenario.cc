@@ -73,7 +73,7 @@ Fault draw_fault(sim::RandomStream random, std::size_t n_nodes, const ScenarioTi
   fault.at = Time{} + draw_duration(random, {}, times.faults);
   fault.phase = static_cast<Phase>(random.below(kPhases));
   fault.nth = random.below(fault.phase == Phase::kLoad      ? 24
-                           : fault.phase == Phase::kReplan  ? 3
+                           : fault.phase == Phase::kReplan  ? 2
                            : fault.phase == Phase::kPrefill ? 60
                                                             : 300);
   fault.lasts = draw_duration(random, milliseconds(1), times.lasts);
@@ -86,10 +86,22 @@ Fault draw_fault(sim::RandomStream random, std::size_t n_nodes, const ScenarioTi
   return fault;
 }
 
+// What makes the head plan anew, so that a fault can strike then.
+Fault draw_cause(sim::RandomStream random, std::size_t n_nodes) {
+  Fault fault;
+  fault.kind = FaultKind::kWorkerCrash;
+  fault.node = random.below(n_nodes);
+  fault.at_phase = true;
+  fault.phase = random.chance(0.5) ? Phase::kPrefill : Phase::kDecode;
+  fault.nth = random.below(30);
+  fault.lasts = milliseconds(1);
+  return fault;
+}
+
 std::size_t draw_n_faults(sim::RandomStream random) {
   const double u = random.uniform();
-  if (u < 0.1) return 0;
-  if (u < 0.8) return 1 + random.below(3);
+  if (u < 0.05) return 0;
+  if (u < 0.65) return 1 + random.below(3);
   return 4 + random.below(6);  // a bad day
 }
 
@@ -128,6 +140,9 @@ Scenario draw_scenario(std::uint64_t seed, const ScenarioTimes& times) {
     if (scenario.n_nodes == 1 && (on_network || of_a_node(fault.kind))) continue;
     if (scenario.n_nodes == 2 && fault.kind == FaultKind::kBetween) continue;
     if (fault.kind == FaultKind::kJoin) scenario.absent[fault.node] = true;
+    if (fault.at_phase && fault.phase == Phase::kReplan) {
+      scenario.faults.push_back(draw_cause(random.child(5).child(i), scenario.n_nodes));
+    }
     scenario.faults.push_back(fault);
   }
   scenario.faults_end = Time{} + times.faults + times.lasts;

@@ -161,7 +161,7 @@ SimHeadAgent::SimHeadAgent(SimPool& pool, SimStreams& streams)
 }
 
 void SimHeadAgent::submit(const engine::Request& request) {
-  thread_.run([this, request] {
+  thread_.post([this, request] {
     const Result<void> submitted = head_.submit(now(), request);
     if (!submitted) fail(request.id, submitted.error());
     act();
@@ -174,7 +174,7 @@ void SimHeadAgent::fail(RequestId id, const Error& error) {
 }
 
 void SimHeadAgent::cancel(RequestId id) {
-  thread_.run([this, id] {
+  thread_.post([this, id] {
     if (!pool_.clients_.open(id)) return;
     head_.cancel(now(), id);
     pool_.clients_.on_cancelled(id);

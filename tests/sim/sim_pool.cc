@@ -1,5 +1,6 @@
 #include "sim_pool.h"
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
@@ -54,7 +55,22 @@ void SimPool::submit(const ScenarioRequest& asked) {
 
 bool SimPool::idle() const {
   if (!clients_.all_ended()) return false;
-  return head() == nullptr || head()->status().open_requests == 0;
+  if (head() == nullptr) return true;
+  return head()->status().open_requests == 0 && (!setup_.settles || settled());
+}
+
+// All that are well and of use are together, and what backups there is room for are in memory.
+bool SimPool::settled() const {
+  if (now() < around_.scenario.faults_end) return false;
+  const cluster::HeadStatus status = head()->status();
+  const bool one_hangs = std::ranges::any_of(
+      status.nodes, [&](const auto& node) { return node.alive && !well(node.node.value); });
+  if (!could_hold_since_ || one_hangs) return true;  // nothing to hope for
+  if (status.phase != cluster::HeadPhase::kRunning || status.rebuilding) return false;
+  const bool joins = std::ranges::all_of(status.nodes, [&](const cluster::NodeStatus& node) {
+    return node.holds.empty() || !well(node.node.value) || (node.alive && node.state == "ready");
+  });
+  return joins;
 }
 
 std::string SimPool::describe() const {

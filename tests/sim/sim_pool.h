@@ -27,6 +27,7 @@ struct PoolSetup {
   std::function<engine::Request(const ScenarioRequest&, RequestId)> request;
   Clients::Alone alone;
   bool answers_depend_on_layout = false;
+  bool settles = false;  // at the end the pool has to be whole again, as far as it can be
 };
 
 class SimAgent;
@@ -60,6 +61,7 @@ class SimPool final : public System {
  private:
   friend class SimHeadAgent;
   bool well(std::size_t node) const;
+  bool settled() const;
   void watch();
   bool could_hold_for(Duration duration) const;
   Time now() const { return around_.machinery.world.now(); }

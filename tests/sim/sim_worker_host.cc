@@ -58,6 +58,7 @@ void SimWorkerHost::on_assignment(const wire::pb::Assignment& assignment) {
 }
 
 void SimWorkerHost::on_head() {
+  ticks_since_assignment_ = 0;
   node_.on_head(now());
   act();
 }

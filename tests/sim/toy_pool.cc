@@ -104,6 +104,7 @@ PoolSetup setup_of(const ToyModel& model, const ToyOptions& options) {
     setup.usable_bytes.push_back(bytes_for(options.rooms[node], node == 0));
   }
   setup.answers_depend_on_layout = options.rounding;
+  setup.settles = options.settles;
   setup.alone = [&model, rounding = options.rounding](const engine::Request& request,
                                                       const cluster::Layout& layout) {
     if (!rounding) return answer_alone(*model.whole(), nullptr, request, kEngine);
@@ -120,6 +121,7 @@ ToyOptions draw_toy(const Scenario& scenario) {
   options.seed = random.next();
   options.rounding = random.chance(0.5);
   options.cover_losses = random.chance(0.8) ? 1 : 0;
+  options.settles = random.chance(0.3);
   const std::size_t n = scenario.n_nodes;
   const double memory = random.uniform();
   std::size_t sum = 0;

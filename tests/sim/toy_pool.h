@@ -10,6 +10,7 @@ struct ToyOptions {
   // the same.
   bool rounding = false;
   std::size_t cover_losses = 1;
+  bool settles = false;
   std::vector<std::size_t> rooms;  // [node]: units of the model's kToyUnits that fit
   SimTimes times;
   std::uint64_t seed = 0;

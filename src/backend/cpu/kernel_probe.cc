@@ -50,8 +50,9 @@ class Mapping {
 
 class CpuKernelProbe final : public KernelProbe {
  public:
-  CpuKernelProbe(const kernels::Operations& ops, std::size_t threads, std::unique_ptr<Mapping> map)
-      : pool_(threads), context_{ops, pool_, /*exact=*/false}, memory_(std::move(map)) {
+  CpuKernelProbe(const kernels::Operations& ops, std::size_t threads, double busy,
+                 std::unique_ptr<Mapping> map)
+      : pool_(threads, busy), context_{ops, pool_, /*exact=*/false}, memory_(std::move(map)) {
     tiles_.resize(pool_.size());
     // Every page has to be real: an untouched one is the kernel's single page of zeros.
     const std::size_t share = memory_->bytes().size() / pool_.size();
@@ -152,15 +153,15 @@ class CpuKernelProbe final : public KernelProbe {
 
 Result<std::unique_ptr<KernelProbe>> make_cpu_kernel_probe(std::string_view isa,
                                                            std::size_t threads,
-                                                           std::size_t memory_bytes) {
+                                                           std::size_t memory_bytes, double busy) {
   CHECK(memory_bytes >= kMemoryMin);
   const kernels::Isa chosen = TRY(kernels::choose_isa(isa));
   auto memory = std::make_unique<Mapping>(memory_bytes);
   if (!memory->valid()) {
     return exhausted("the probe's memory cannot be had: give a smaller --memory-mb");
   }
-  return std::unique_ptr<KernelProbe>(
-      std::make_unique<CpuKernelProbe>(kernels::operations(chosen), threads, std::move(memory)));
+  return std::unique_ptr<KernelProbe>(std::make_unique<CpuKernelProbe>(
+      kernels::operations(chosen), threads, busy, std::move(memory)));
 }
 
 }  // namespace conclave::backend

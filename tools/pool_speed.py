@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""pool_speed.py MODEL [--weights int8] [--pairs 7] [--tokens 48]
+
+Decode speed of two nodes with one thread each against one process with two threads, on the same two
+cores. The share of the single process that could be reached is B / (B + r): B bytes are read per
+token, of which r both nodes must read (`conclave model inspect`). Pairs are interleaved, each side
+loaded anew; prints every pair, then medians, for each way of connecting.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import local_server
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = ROOT / "build/release/conclave"
+LOG = ROOT / "build/logs/pool-speed.log"
+WAYS = {
+    "shm": [],
+    "TLS": ["--no-shared-memory"],
+    "clear": ["--no-shared-memory", "--private-link"],
+}
+START_S = 300
+
+
+class Process:
+    def __init__(self, log, core, *arguments):
+        command = [BINARY, *arguments] if core is None else ["taskset", "-c", core, BINARY, *arguments]
+        self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL,
+                                        stdout=log, stderr=log)  # fmt: skip
+
+    def end(self):
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def wait_healthy(port):
+    deadline = time.monotonic() + START_S
+    while not local_server.is_healthy(port):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not ready within {START_S} s; see {LOG}")
+        time.sleep(0.2)
+
+
+def decode_speed(port, tokens):
+    """Tokens per second after the first, of one greedy answer."""
+    request = {"messages": [{"role": "user", "content": "x"}], "temperature": 0,
+               "max_tokens": tokens, "ignore_eos": True, "logprobs": True}  # fmt: skip
+    times = []
+    for chunk in local_server.stream_chat(port, request):
+        for choice in chunk.get("choices", []):
+            times += [time.monotonic()] * len((choice.get("logprobs") or {}).get("content", []))
+    if len(times) != tokens:
+        raise RuntimeError(f"{len(times)} tokens instead of {tokens}")
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def best_of(port, tokens):
+    decode_speed(port, 8)
+    return statistics.median(decode_speed(port, tokens) for _ in range(3))
+
+
+def alone(options, log):
+    port = local_server.free_port()
+    server = Process(log, None, "serve", options.model, "--port", port, "--threads", 2,
+                     "--weights", options.weights, "--context", 512)  # fmt: skip
+    try:
+        wait_healthy(port)
+        return best_of(port, options.tokens)
+    finally:
+        server.end()
+
+
+def ask(folder, *arguments):
+    done = subprocess.run([BINARY, *arguments, "--state", folder / "head"], capture_output=True,
+                          text=True)  # fmt: skip
+    return done.stdout if done.returncode == 0 else None
+
+
+def together(options, log, flags, delay_us=0):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="conclave-speed-"))
+    port = local_server.free_port()
+    shared = ["--threads", 1, "--bandwidth", 20, "--delay-us", delay_us, *flags]
+    processes = []
+    try:
+        processes.append(Process(log, 0, "serve", options.model, "--port", port, "--weights",
+                                 options.weights, "--context", 512, "--pool", "--pool-host",
+                                 "127.0.0.1", "--pool-port", 0, "--nodes", 2, "--survive", 0,
+                                 "--shares", "1,1", "--state", folder / "head", *shared))  # fmt: skip
+        code = None
+        while code is None:
+            time.sleep(0.1)
+            code = ask(folder, "pair", "--json")
+        processes.append(Process(log, 1, "node", "--join", json.loads(code)["code"], "--models",
+                                 options.model, "--state", folder / "node", *shared))  # fmt: skip
+        wait_healthy(port)
+        return best_of(port, options.tokens)
+    finally:
+        for process in reversed(processes):
+            process.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--weights", default="int8")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--delay-us", type=int, default=0)
+    options = parser.parse_args()
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("wb") as log:
+        for way in options.ways.split(","):
+            ratios, pool_speeds = [], []
+            for _ in range(options.pairs):
+                one = alone(options, log)
+                two = together(options, log, WAYS[way], options.delay_us)
+                ratios.append(two / one)
+                pool_speeds.append(two)
+                print(f"{way:14s} one process {one:7.2f}  two nodes {two:7.2f} tok/s  "
+                      f"share {two / one:.3f}", flush=True)  # fmt: skip
+            print(f"{way:14s} median share {statistics.median(ratios):.3f}, "
+                  f"{statistics.median(pool_speeds):.2f} tok/s", flush=True)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
