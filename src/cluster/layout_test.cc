@@ -26,9 +26,9 @@ Layout three_machines() {
   layout.id = 1;
   layout.homes = {NodeId{0}, NodeId{1}, NodeId{2}};
   std::size_t column = 0;
-  for (const std::uint16_t group : {0, 1, 1, 2, 2}) {
+  for (const int group : {0, 1, 1, 2, 2}) {
     VirtualRank& rank = layout.virtual_ranks.emplace_back();
-    rank.group = group;
+    rank.group = static_cast<std::uint16_t>(group);
     rank.slice.embedding = false;
     rank.slice.expert_columns = {column, column + 32};
     rank.weight_bytes = 10;

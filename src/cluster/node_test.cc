@@ -109,6 +109,7 @@ TEST_F(NodeTest, TheWorkerIsToldOfChangesOnly) {
   next_.add_hold(4);
   assign();
   EXPECT_EQ(n_told_, before + 1);
+  pass(milliseconds(100));
   EXPECT_EQ(report_.assignment(), next_.sequence());
 }
 

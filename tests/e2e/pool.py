@@ -81,6 +81,7 @@ class Node:
         if self.process.poll() is None:
             self.thaw()
             self.kill()
+        self.log.close()
         if self.own_state:
             shutil.rmtree(self.state, ignore_errors=True)
 

@@ -4,7 +4,7 @@ import json
 import unittest
 
 from pool import Node, Pool
-from serving import EMBER, Server, collect, wait_until
+from serving import EMBER, Server, wait_until
 
 LOGPROB_ERROR_MAX = 1e-3
 MARGIN_MIN = 1e-3
@@ -36,6 +36,7 @@ def answer_of(server, entry):
             text += choice["delta"].get("content") or ""
             for token in (choice.get("logprobs") or {}).get("content", []):
                 logprobs.append([token["logprob"], *(t["logprob"] for t in token["top_logprobs"])])
+    stream.close()
     return text, logprobs
 
 

@@ -7,6 +7,7 @@ each stream, and with --times the median and the maximum.
 """
 
 import json
+import os
 import signal
 import statistics
 import sys
@@ -15,7 +16,7 @@ import time
 
 import netns
 from pool import Pool
-from serving import collect, wait_until
+from serving import wait_until
 
 PAUSE_MAX_S = 3.0
 TOKENS = 160
@@ -49,8 +50,6 @@ def freeze(name, which):
 
 def head_worker(number):
     def strike(pool):
-        import os
-
         os.kill(pool.head.worker(), number)
 
     return strike, lambda pool: None

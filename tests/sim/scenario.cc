@@ -39,12 +39,12 @@ bool of_a_node(FaultKind kind) {
   return kind == FaultKind::kBetween || kind == FaultKind::kDrain || kind == FaultKind::kJoin;
 }
 
-// What the rest is to go on without.
-bool may_be_forever(const Fault& fault) {
+// Of what is never mended: the rest is to go on without it.
+double forever_probability(const Fault& fault) {
   switch (fault.kind) {
     case FaultKind::kWorkerHang:
     case FaultKind::kWorkerStuck:
-      return true;  // until it is killed
+      return 0.5;  // until it is killed
     case FaultKind::kPartition:
     case FaultKind::kOneWay:
     case FaultKind::kNodeCrash:
@@ -53,9 +53,9 @@ bool may_be_forever(const Fault& fault) {
     case FaultKind::kAgentCrash:
     case FaultKind::kAgentStop:
     case FaultKind::kDrain:
-      return fault.node != 0;
+      return fault.node != 0 ? 0.15 : 0.0;
     default:
-      return false;
+      return 0.0;
   }
 }
 
@@ -78,7 +78,7 @@ Fault draw_fault(sim::RandomStream random, std::size_t n_nodes, const ScenarioTi
                                                             : 300);
   fault.lasts = draw_duration(random, milliseconds(1), times.lasts);
   fault.strength = random.uniform();
-  fault.forever = may_be_forever(fault) && random.chance(0.15);
+  fault.forever = random.chance(forever_probability(fault));
   // Most clusters keep their head.
   const bool ends_head =
       fault.kind == FaultKind::kNodeCrash || fault.kind == FaultKind::kAgentCrash;

@@ -133,7 +133,7 @@ ToyOptions draw_toy(const Scenario& scenario) {
     sum += room;
   }
   if (sum < kToyUnits) options.rooms[0] += kToyUnits - sum;
-  options.times.operation = microseconds(500 + random.below(8000));
+  options.times.operation = microseconds(1000 + random.below(15000));
   options.times.spawn = milliseconds(5 + random.below(100));
   options.times.load_common = milliseconds(10 + random.below(100));
   options.times.load_bytes_per_second = 1e3 * (1.0 + 9.0 * random.uniform());
