@@ -139,6 +139,7 @@ Result<BulkAnswer> BulkLink::receive_header() {
 
 Result<void> BulkLink::receive_bytes(const BulkAnswer& answer, std::span<std::byte> out) {
   CHECK(out.size() == answer.bytes);
+  if (answer.kind == BulkKind::kEcho) return receive(out, nullptr);
   Hasher hasher;
   TRY(receive(out, &hasher));
   if (hasher.finish() != answer.hash) return corrupt("bytes changed on their way");

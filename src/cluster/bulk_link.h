@@ -52,6 +52,7 @@ class BulkLink {
   // no header, or bytes that are not what was packed.
   Result<BulkAnswer> receive_header();
   Result<void> receive_bytes(const BulkAnswer& answer, std::span<std::byte> out);
+  int fd() const { return stream_.fd(); }
 
  private:
   Result<void> receive(std::span<std::byte> out, Hasher* hasher);

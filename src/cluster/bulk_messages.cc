@@ -15,6 +15,7 @@ namespace conclave::cluster {
 namespace {
 
 constexpr std::size_t kNameMax = 255;  // of a file in a folder
+constexpr auto kKindLast = static_cast<std::uint8_t>(BulkKind::kEcho);  // but for kRefused
 constexpr auto kCodeLast = static_cast<std::uint8_t>(ErrorCode::kUnsupported);
 
 static_assert(std::endian::native == std::endian::little);
@@ -66,6 +67,8 @@ std::uint64_t bytes_max(BulkKind kind) {
       return kSkeletonChunkMax;
     case BulkKind::kPart:
       return backend::kPartBytesMax;
+    case BulkKind::kEcho:
+      return kEchoMax;
     case BulkKind::kRefused:
       return kRefusalMax;
   }
@@ -96,6 +99,9 @@ std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request) {
       std::ranges::copy(part, bytes.begin() + 16);
       break;
     }
+    case BulkKind::kEcho:
+      put(bytes, 16, request.bytes);
+      break;
     case BulkKind::kSkeleton:
     case BulkKind::kRefused:
       break;
@@ -106,7 +112,7 @@ std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request) {
 Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> bytes) {
   BulkRequest request;
   const auto kind = field<std::uint8_t>(bytes, 0);
-  if (kind < 1 || kind > 4) return bad_request("kind", kind);
+  if (kind < 1 || kind > kKindLast) return bad_request("kind", kind);
   if (!is_zero(bytes.subspan(1, 7))) return bad_request("padding at", 1);
   request.kind = static_cast<BulkKind>(kind);
   request.id = field<std::uint64_t>(bytes, 8);
@@ -137,6 +143,11 @@ Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> 
       request.part = TRY(backend::decode_part(bytes.subspan(16)));
       used = kBulkRequestSize;
       break;
+    case BulkKind::kEcho:
+      request.bytes = field<std::uint64_t>(bytes, 16);
+      if (request.bytes > kEchoMax) return bad_request("size", request.bytes);
+      used = 24;
+      break;
     case BulkKind::kSkeleton:
     case BulkKind::kRefused:
       break;
@@ -154,7 +165,11 @@ std::array<std::byte, kBulkAnswerSize> encode(const BulkAnswer& answer) {
   if (answer.kind == BulkKind::kRefused) put(bytes, 1, static_cast<std::uint8_t>(answer.code));
   put(bytes, 8, answer.id);
   put(bytes, 16, answer.bytes);
-  std::ranges::copy(answer.hash, bytes.begin() + 24);
+  if (answer.kind == BulkKind::kEcho) {
+    put(bytes, 24, answer.unix_us);
+  } else {
+    std::ranges::copy(answer.hash, bytes.begin() + 24);
+  }
   return bytes;
 }
 
@@ -162,7 +177,7 @@ Result<BulkAnswer> decode_answer(std::span<const std::byte, kBulkAnswerSize> byt
   BulkAnswer answer;
   const auto kind = field<std::uint8_t>(bytes, 0);
   const bool refused = kind == static_cast<std::uint8_t>(BulkKind::kRefused);
-  if ((kind < 1 || kind > 4) && !refused) return bad_answer("kind", kind);
+  if ((kind < 1 || kind > kKindLast) && !refused) return bad_answer("kind", kind);
   answer.kind = static_cast<BulkKind>(kind);
   const auto code = field<std::uint8_t>(bytes, 1);
   if (code > (refused ? kCodeLast : 0)) return bad_answer("code", code);
@@ -171,7 +186,12 @@ Result<BulkAnswer> decode_answer(std::span<const std::byte, kBulkAnswerSize> byt
   answer.id = field<std::uint64_t>(bytes, 8);
   answer.bytes = field<std::uint64_t>(bytes, 16);
   if (answer.bytes > bytes_max(answer.kind)) return bad_answer("size", answer.bytes);
-  std::ranges::copy(bytes.subspan(24), answer.hash.begin());
+  if (answer.kind == BulkKind::kEcho) {
+    answer.unix_us = field<std::uint64_t>(bytes, 24);
+    if (!is_zero(bytes.subspan(32))) return bad_answer("padding at", 32);
+  } else {
+    std::ranges::copy(bytes.subspan(24), answer.hash.begin());
+  }
   return answer;
 }
 

@@ -8,6 +8,8 @@
 // with the reason as its bytes. TLS guards the bytes on their way; the hash, made when they were
 // packed and checked where they will stay, guards them against memory and disks that err.
 //
+// A kEcho may come at any time, also first: the links between machines are measured with it.
+//
 // Pure functions. What comes in is untrusted; each decoder states its limits.
 #pragma once
 
@@ -34,12 +36,14 @@ inline constexpr std::size_t kSkeletonChunkMax = std::size_t{4} << 20;  // of on
 inline constexpr std::uint64_t kSkeletonBytesMax = std::uint64_t{2} << 30;
 inline constexpr std::uint64_t kSkeletonFileMax = std::uint64_t{1} << 44;
 inline constexpr std::size_t kSkeletonFilesMax = 8192;
+inline constexpr std::size_t kEchoMax = std::size_t{16} << 20;  // bytes of one answer
 
 enum class BulkKind : std::uint8_t {
   kModel = 1,          // first of a connection: which one. Answered without bytes
   kSkeleton = 2,       // answered by a wire::pb::Skeleton
   kSkeletonBytes = 3,  // some of the bytes that it lists
   kPart = 4,           // packed weights
+  kEcho = 5,           // bytes without meaning, and the server's clock; without a hash
   kRefused = 255,      // answers only
 };
 
@@ -48,7 +52,8 @@ struct BulkRequest {
   std::uint64_t id = 0;                       // comes back with the answer
   std::uint64_t model = 0;                    // kModel: ModelSource::fingerprint
   std::uint64_t offset = 0;                   // kSkeletonBytes
-  std::uint64_t bytes = 0;                    // kSkeletonBytes, 1 to kSkeletonChunkMax
+  // kSkeletonBytes: 1 to kSkeletonChunkMax; kEcho: at most kEchoMax.
+  std::uint64_t bytes = 0;
   std::optional<backend::PackedPart> part{};  // kPart
   bool operator==(const BulkRequest&) const = default;
 };
@@ -60,18 +65,20 @@ struct BulkAnswer {
   ErrorCode code = ErrorCode::kUnavailable;  // kRefused
   std::uint64_t id = 0;
   std::uint64_t bytes = 0;
-  Hash hash{};
+  Hash hash{};                // all but kEcho
+  std::uint64_t unix_us = 0;  // kEcho: microseconds since 1970, when it was answered
   bool operator==(const BulkAnswer&) const = default;
 };
 
 // 0 kind u8 · 1 zero · 8 id u64 · 16 kModel: version u32, zero u32, model u64, zero; kSkeleton:
-// zero; kSkeletonBytes: offset u64, bytes u64, zero; kPart: backend::encode_part. Little-endian.
+// zero; kSkeletonBytes: offset u64, bytes u64, zero; kPart: backend::encode_part; kEcho: bytes u64,
+// zero. Little-endian.
 inline constexpr std::size_t kBulkRequestSize = 48;
 std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request);
 // kCorrupt names the field; kUnsupported: another version. What decodes encodes to the same bytes.
 Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> bytes);
 
-// 0 kind u8 · 1 code u8 · 2 zero · 8 id u64 · 16 bytes u64 · 24 hash.
+// 0 kind u8 · 1 code u8 · 2 zero · 8 id u64 · 16 bytes u64 · 24 hash; kEcho: unix_us u64, zero.
 inline constexpr std::size_t kBulkAnswerSize = 56;
 std::array<std::byte, kBulkAnswerSize> encode(const BulkAnswer& answer);
 // kCorrupt names the field; `bytes` is within the limit of its kind. Same bytes again, as above.

@@ -26,6 +26,8 @@ struct BulkSlot {
   explicit BulkSlot(BulkRequest the_request);
   // Its answer is there: these bytes, or why not.
   void fill(Result<std::vector<std::byte>> answer);
+  // Of a kEcho.
+  void fill_echo();
 
   BulkRequest request;
   std::size_t bytes_needed = 0;  // of memory, for the answer

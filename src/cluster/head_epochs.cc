@@ -167,7 +167,10 @@ void Head::State::form_if_possible(Time now) {
   }
   const bool engine_lives = epoch.number > 0 && head.kv_agrees && !epoch.worker_lives.empty() &&
                             head.report.worker_life() == epoch.worker_lives[0];
-  if (logs.size() > 0 && engine_lives) {
+  // If a step ends workers again and again, its requests are admitted anew, which counts for them.
+  const int breaks = barren_breaks + (epoch.worker_ended ? 1 : 0);
+  const bool suspicious = breaks >= options.barren_attempts_max;
+  if (logs.size() > 0 && engine_lives && !suspicious) {
     if (auto computing = computing_among(agreeing)) {
       return form(now, agreeing, std::move(*computing), /*fresh=*/false);
     }
@@ -178,6 +181,7 @@ void Head::State::form_if_possible(Time now) {
 void Head::State::form(Time now, const std::vector<NodeId>& members, std::vector<NodeId> computing,
                        bool fresh) {
   const bool worker_ended = epoch.worker_ended;
+  barren_breaks = logs.size() == 0 ? 0 : barren_breaks + (worker_ended ? 1 : 0);
   EpochState next;
   next.number = epoch.number + 1;
   next.layout = layout.id;

@@ -78,6 +78,7 @@ void Head::State::on_token(Time now, const wire::pb::Token& message) {
       return distrust("token " + std::to_string(message.index()) + " came before token " +
                       std::to_string(log->tokens().size()));
     case TokenLog::Verdict::kTaken:
+      barren_breaks = 0;
       break;
   }
   switch (event.value().finish) {

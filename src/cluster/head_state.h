@@ -135,6 +135,7 @@ struct Head::State {
   Time relayout_checked{};
   std::optional<Time> gain_since;
   std::uint64_t epochs_formed = 0;
+  int barren_breaks = 0;  // epochs that ended with a worker, since the last token
   std::uint64_t fresh_epochs = 0;
   bool holdings_stale = true;
   bool rebuilding = false;

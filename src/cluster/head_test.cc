@@ -1,6 +1,7 @@
 // The head's decisions, events in, actions out: placing, memory, draining, requests.
 #include <gtest/gtest.h>
 
+#include "base/rng.h"
 #include "cluster/test_head.h"
 
 namespace conclave::cluster {
@@ -102,6 +103,26 @@ TEST_F(HeadTest, RequestsOfAPoolThatNeverComesTogetherFailToo) {
   ASSERT_TRUE(submit(1));
   pass(seconds(21));
   EXPECT_NE(failures_[1].find("cannot hold the model"), std::string::npos);
+}
+
+// Copies were once placed by what was in memory at that moment: each that came moved others.
+TEST_F(HeadTest, WhatIsBeingLoadedStaysWhereItIs) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    SplitMix random(seed);
+    make({.life = 41}, kGroupBytes + random.next() % (2 * kGroupBytes));
+    reports_.clear();
+    run(4);
+    hello(4);
+    static_cast<void>(head_->drain(now_, NodeId{1 + random.next() % 3}));
+    take();
+    // One node after the other makes one step towards what it is asked to hold.
+    int n_steps = 0;
+    for (int n_still = 0; n_still < 100; ++n_steps) {
+      ASSERT_LT(n_steps, 400) << seed;
+      const std::uint64_t node = random.next() % 5;
+      n_still = step_towards_hold(node) ? 0 : n_still + 1;
+    }
+  }
 }
 
 // ---- Draining -----------------------------------------------------------------------------------

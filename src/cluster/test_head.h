@@ -86,6 +86,29 @@ class HeadTest : public testing::Test {
     report.mutable_data()->set_fingerprint(std::string(32, 'k'));
     this->report(node);
   }
+  // Loads or drops one virtual rank; false: it holds what it is to.
+  bool step_towards_hold(std::uint64_t node) {
+    wire::pb::Report& report = reports_[node];
+    const auto& wanted = assigned_[node].hold();
+    const auto has = [](const auto& list, std::uint32_t v) {
+      return std::ranges::find(list, v) != list.end();
+    };
+    std::vector<std::uint32_t> held(report.held().begin(), report.held().end());
+    const auto missing =
+        std::ranges::find_if(wanted, [&](std::uint32_t v) { return !has(held, v); });
+    const auto spare = std::ranges::find_if(held, [&](std::uint32_t v) { return !has(wanted, v); });
+    const bool moves = missing != wanted.end() || spare != held.end();
+    if (spare != held.end()) {
+      held.erase(spare);
+    } else if (missing != wanted.end()) {
+      held.push_back(*missing);
+    }
+    report.mutable_held()->Assign(held.begin(), held.end());
+    report.set_worker(wire::pb::WORKER_READY);
+    report.set_layout(assigned_[node].layout().id());
+    this->report(node);
+    return moves;
+  }
   void worker_ends(std::uint64_t node) {
     wire::pb::Report& report = reports_[node];
     report.set_worker(wire::pb::WORKER_STARTING);

@@ -27,6 +27,7 @@ using SlotState = BulkSlot::State;
 
 constexpr int kTickMs = 500;         // for limits in time
 constexpr int kAnswersPerTurn = 16;  // of one session, before others get their turn
+constexpr std::size_t kEchoAtOnce = 4096;  // bytes; the packing threads make larger ones
 constexpr int kPackingNice = 10;     // the worker of this machine computes meanwhile
 
 }  // namespace
@@ -134,7 +135,8 @@ void WeightServer::State::wait_for_events() {
     more = more || (!session->blocked && !session->slots.empty() &&
                     session->slots.front()->state == SlotState::kReady);
   }
-  ::poll(fds.data(), fds.size(), more ? 0 : kTickMs);
+  const int patience = sessions.empty() ? -1 : kTickMs;
+  ::poll(fds.data(), fds.size(), more ? 0 : patience);
   eventfd_t count = 0;
   eventfd_read(event.get(), &count);
   for (auto& session : sessions) session->blocked = false;
@@ -194,6 +196,8 @@ void WeightServer::State::read(BulkSession& session) {
 void WeightServer::State::take(BulkSession& session, BulkRequest request) {
   const std::lock_guard lock(mutex);
   auto slot = std::make_shared<BulkSlot>(std::move(request));
+  const bool echo = slot->request.kind == BulkKind::kEcho;
+  const bool allowed = echo || session.model != nullptr;
   if (slot->request.kind == BulkKind::kModel) {
     const auto found = std::ranges::find_if(models, [&slot](const ServedModel& model) {
       return model.source().fingerprint() == slot->request.model;
@@ -205,13 +209,16 @@ void WeightServer::State::take(BulkSession& session, BulkRequest request) {
                                hex_text(slot->request.model)));
     slot->state = SlotState::kReady;
     session.reading = session.model != nullptr;
-  } else if (session.model == nullptr || session.slots.size() >= limits.requests_max) {
-    slot->fill(session.model == nullptr
+  } else if (!allowed || session.slots.size() >= limits.requests_max) {
+    slot->fill(!allowed
                    ? invalid_input("bulk request: before it was said which model is meant")
                    : exhausted("bulk request: more than " + std::to_string(limits.requests_max) +
                                " at once"));
     slot->state = SlotState::kReady;
     session.reading = false;
+  } else if (echo && slot->request.bytes <= kEchoAtOnce) {
+    slot->fill_echo();
+    slot->state = SlotState::kReady;
   }
   session.slots.push_back(std::move(slot));
 }
@@ -262,8 +269,10 @@ std::optional<std::string> WeightServer::State::over(const BulkSession& session)
 }
 
 WeightServer::State::Sessions::iterator WeightServer::State::drop(Sessions::iterator session) {
-  spdlog::info("weights given to={} bytes={} end=\"{}\"", (*session)->name(),
-               (*session)->sent_bytes(), *(*session)->ended);
+  // Without a model only the link was measured.
+  spdlog::log((*session)->model != nullptr ? spdlog::level::info : spdlog::level::debug,
+              "weights given to={} bytes={} end=\"{}\"", (*session)->name(),
+              (*session)->sent_bytes(), *(*session)->ended);
   const std::lock_guard lock(mutex);
   ahead_bytes -= (*session)->ahead_bytes;
   return sessions.erase(session);
@@ -307,7 +316,11 @@ void WeightServer::State::pack() {
       if (ending) return;
     }
     // Nobody else touches a slot that is being packed.
-    job->slot->fill(job->model->answer(job->slot->request, pool));
+    if (job->slot->request.kind == BulkKind::kEcho) {
+      job->slot->fill_echo();
+    } else {
+      job->slot->fill(job->model->answer(job->slot->request, pool));
+    }
     {
       const std::lock_guard lock(mutex);
       job->slot->state = SlotState::kReady;

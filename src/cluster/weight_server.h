@@ -1,5 +1,6 @@
 // Gives the weights of this machine's checkpoints to members of the pool, packed as they will lie
-// in their memory (bulk_messages.h).
+// in their memory (bulk_messages.h). Also without checkpoints it answers echoes, with which links
+// are measured.
 //
 //   WeightServer server(models, clock, {});
 //   hub.on_open of a member's kBulk connection:  server.add(hub.take(id), "node-b");
