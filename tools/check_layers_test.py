@@ -45,6 +45,12 @@ class CheckLayersTest(unittest.TestCase):
         files = {"src/engine/a.cc": '#include "kernels/avx2/gemm.h"\n'}
         self.assert_one(files, "src/engine/a.cc:1:", "private header")
 
+    def test_a_test_may_use_the_test_model_of_a_lower_module(self):
+        line = '#include "engine/integer_backend.h"\n'
+        self.assertEqual(self.problems({"src/cluster/a_test.cc": line}), [])
+        self.assert_one({"src/cluster/a.cc": line}, "src/cluster/a.cc:1:", "private header")
+        self.assert_one({"src/kernels/a_test.cc": line}, "src/kernels/a_test.cc:1:", "not below")
+
     def test_generated_private_header(self):
         files = {"src/engine/a.cc": '#include "wire/worker.pb.h"\n'}
         self.assert_one(files, "src/engine/a.cc:1:", "private header")

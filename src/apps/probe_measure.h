@@ -16,7 +16,7 @@ struct ProbeRequest {
   std::string name;  // of the machine entry
   std::string isa;   // empty: the fastest
   std::size_t threads = 1;
-  double busy = 1.0;  // as in backend::CpuOptions
+  double busy = 1.0;                                  // as in backend::CpuOptions
   std::size_t memory_bytes = std::size_t{512} << 20;  // read by the kernels in turn
 };
 

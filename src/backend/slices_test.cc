@@ -100,6 +100,44 @@ TEST(Slices, ReplicatedAttentionIsASliceOfHeadsAlone) {
   EXPECT_TRUE(std::ranges::all_of(replicated.backend->partial(0), [](float x) { return x == 0; }));
 }
 
+// `expert`: whole experts, here some on each slice and none on one.
+TEST(Slices, WholeExpertsAddUp) {
+  const std::size_t n = ember().config().n_experts;
+  std::vector<model::Slice> slices = three_slices();
+  const std::array<kernels::Range, 3> experts = {{{0, n / 3}, {n / 3, n / 3}, {n / 3, n}}};
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    slices[i].expert_columns = whole_slice().expert_columns;
+    slices[i].experts = experts[i];
+  }
+  for (const CpuOptions& options :
+       {CpuOptions{.exact = true},
+        CpuOptions{.exact = true, .weights = model::WeightsMode::kInt8}}) {
+    const std::vector<float> whole = run_divided(options, {{whole_slice()}});
+    const std::vector<float> apart = run_divided(options, {{slices[0]}, {slices[1]}, {slices[2]}});
+    EXPECT_LT(relative_error(apart, whole), 1e-5);
+    EXPECT_EQ(run_divided(options, {slices}), apart);
+  }
+  const std::size_t bytes = cpu_slice_bytes(ember(), slices[1], {});
+  EXPECT_LT(bytes, cpu_slice_bytes(ember(), slices[0], {}));
+}
+
+// `pipeline`: whole layers; where a slice lacks a layer its share is zero, so that the sum over all
+// has the bits of the one that has it.
+TEST(Slices, WholeLayersKeepTheBits) {
+  const std::size_t n = ember().config().n_layers;
+  std::vector<model::Slice> stages(3, whole_slice());
+  stages[0].layers = {0, 2};
+  stages[1].layers = {2, 2};
+  stages[2].layers = {2, n};
+  stages[0].vocab = stages[1].vocab = {0, 0};
+  stages[1].embedding = stages[2].embedding = false;
+  for (const CpuOptions& options : {CpuOptions{.exact = true}, CpuOptions{}}) {
+    const std::vector<float> whole = run_divided(options, {{whole_slice()}});
+    EXPECT_EQ(run_divided(options, {stages}), whole);
+    EXPECT_EQ(run_divided(options, {{stages[0]}, {stages[1], stages[2]}}), whole);
+  }
+}
+
 TEST(Slices, OnlyActiveOnesTakePart) {
   const std::vector<model::Slice> s = three_slices();
   std::vector<Node> nodes;

@@ -167,7 +167,7 @@ Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
 }
 
 Result<void> Agent::State::start() {
-  options_.head.life = random_life();
+  options_.head.life = options_.life == 0 ? random_life() : options_.life;
   options_.worker.model_dirs = {options_.model_dir};
   placer_ = TRY(PlannerPlacer::create(source_, options_.placer));
   head_ = std::make_unique<Head>(options_.head, *placer_);

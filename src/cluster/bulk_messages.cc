@@ -14,7 +14,7 @@
 namespace conclave::cluster {
 namespace {
 
-constexpr std::size_t kNameMax = 255;  // of a file in a folder
+constexpr std::size_t kNameMax = 255;                                   // of a file in a folder
 constexpr auto kKindLast = static_cast<std::uint8_t>(BulkKind::kEcho);  // but for kRefused
 constexpr auto kCodeLast = static_cast<std::uint8_t>(ErrorCode::kUnsupported);
 

@@ -49,9 +49,9 @@ enum class BulkKind : std::uint8_t {
 
 struct BulkRequest {
   BulkKind kind = BulkKind::kModel;
-  std::uint64_t id = 0;                       // comes back with the answer
-  std::uint64_t model = 0;                    // kModel: ModelSource::fingerprint
-  std::uint64_t offset = 0;                   // kSkeletonBytes
+  std::uint64_t id = 0;      // comes back with the answer
+  std::uint64_t model = 0;   // kModel: ModelSource::fingerprint
+  std::uint64_t offset = 0;  // kSkeletonBytes
   // kSkeletonBytes: 1 to kSkeletonChunkMax; kEcho: at most kEchoMax.
   std::uint64_t bytes = 0;
   std::optional<backend::PackedPart> part{};  // kPart

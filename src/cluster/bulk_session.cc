@@ -50,10 +50,10 @@ void BulkSlot::fill(Result<std::vector<std::byte>> answer) {
 void BulkSlot::fill_echo() {
   // Bytes that no link can shorten: some cards and tunnels compress.
   bytes.resize(static_cast<std::size_t>(request.bytes));
-  std::uint32_t state = 1;
+  std::uint32_t random = 1;
   for (std::byte& byte : bytes) {
-    state = state * 1664525u + 1013904223u;
-    byte = static_cast<std::byte>(state >> 24u);
+    random = random * 1664525u + 1013904223u;
+    byte = static_cast<std::byte>(random >> 24u);
   }
   header = encode(BulkAnswer{.kind = request.kind,
                              .id = request.id,

@@ -54,7 +54,8 @@ struct AgentOptions {
   std::filesystem::path model_dir;
   WorkerOptions worker;  // its descriptors, pid and addresses are the agent's to fill
   SupervisorOptions supervisor;
-  HeadOptions head;  // its life is the agent's to fill
+  std::uint64_t life = 0;  // of this start; 0: drawn by lot, which is what a pool needs
+  HeadOptions head;        // its life is the agent's to fill
   PlacerOptions placer;
   plan::Machine machine;            // this one; usable_bytes is what the model may take
   std::optional<PoolOptions> pool;  // absent: this machine alone

@@ -23,7 +23,9 @@ std::string range_text(kernels::Range range) {
 std::string slice_name(const Layout& layout, const model::Slice& slice) {
   return "slice-" + hex_text(layout.model) + "-h" + range_text(slice.heads) + "-e" +
          range_text(slice.expert_columns) + "-s" + range_text(slice.shared_columns) + "-d" +
-         range_text(slice.dense_columns) + "-v" + range_text(slice.vocab);
+         range_text(slice.dense_columns) + "-v" + range_text(slice.vocab) +
+         (slice.experts == model::kAll ? "" : "-x" + range_text(slice.experts)) +
+         (slice.layers == model::kAll ? "" : "-l" + range_text(slice.layers));
 }
 
 model::Slice attention_slice(const model::ModelConfig& config) {
@@ -171,7 +173,7 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
 std::uint64_t CpuHost::common_bytes_of(const Loaded& loaded) {
   const model::ModelSource& source = *loaded.source;
   std::uint64_t bytes = backend::cpu_common_bytes(source, loaded.embedding, loaded.cpu);
-  if (loaded.layout.strategy == plan::Strategy::kSliceRa) {
+  if (loaded.layout.attention_replicated) {
     bytes += backend::cpu_slice_bytes(source, attention_slice(source.config()), loaded.cpu);
   }
   return bytes;
@@ -187,7 +189,7 @@ Result<void> CpuHost::load_common(Loaded& loaded, backend::PackedSource& from) {
         return backend::load_common(source, loaded.embedding, loaded.cpu, from, arena, progress);
       }));
   loaded.names.insert(name);
-  if (loaded.layout.strategy != plan::Strategy::kSliceRa) return {};
+  if (!loaded.layout.attention_replicated) return {};
   const model::Slice slice = attention_slice(source.config());
   const std::string attention = slice_name(loaded.layout, slice);
   loaded.attention =
@@ -403,6 +405,9 @@ engine::Division CpuHost::division() const {
   division.attention_slice = 0;
   for (const VirtualRank& rank : computing_->layout.virtual_ranks) {
     division.vocab_of_virtual_rank.push_back(rank.slice.vocab);
+    if (computing_->layout.strategy == plan::Strategy::kPipeline) {
+      division.layers_of_virtual_rank.push_back(rank.slice.layers);
+    }
   }
   return division;
 }

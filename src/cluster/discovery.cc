@@ -56,10 +56,12 @@ std::optional<DnsSd> load_dns_sd(std::span<const char* const> libraries) {
   return std::nullopt;
 }
 
+bool has_dns_sd() { return load_dns_sd(kLibraries).has_value(); }
+
 std::unique_ptr<Discovery> make_discovery() {
   const std::optional<DnsSd> library = load_dns_sd(kLibraries);
   if (library) return std::make_unique<Discovery>(*library);
-  spdlog::info("no DNS-SD library: use --peer HOST:PORT");
+  spdlog::debug("no DNS-SD library: use --peer HOST:PORT");
   return nullptr;
 }
 

@@ -115,6 +115,8 @@ class Discovery {
   std::size_t n_resolves_ = 0;
 };
 
+// Whether the system has the library.
+bool has_dns_sd();
 // With the system's library. nullptr, and one line in the log: there is none.
 std::unique_ptr<Discovery> make_discovery();
 

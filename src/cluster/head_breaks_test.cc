@@ -118,6 +118,21 @@ TEST_F(HeadTest, AnotherLayoutIsAnotherBackend) {
   EXPECT_EQ(told_[0].admit().log_size(), 1);
 }
 
+// Then no link is to blame, however often it happens.
+TEST_F(HeadTest, PeersMayNoticeTheEndOfAWorkerFirst) {
+  run(3);
+  ASSERT_TRUE(submit(1));
+  for (int i = 0; i < 4; ++i) {
+    says_broken(0, collective::Broken::Kind::kPeerLost, 1);
+    worker_ends(1);
+    pass(milliseconds(100));
+    ready(1);
+    ASSERT_EQ(members(), nodes({0, 1, 2})) << i;
+    joined();
+    token(1, told_.back().admit().attempt(), static_cast<std::uint64_t>(i));
+  }
+}
+
 // ---- Hangs and bad links ------------------------------------------------------------------------
 
 void wait_for(Report& report, int peer) {

@@ -171,9 +171,10 @@ void Head::State::form_if_possible(Time now) {
   const int breaks = barren_breaks + (epoch.worker_ended ? 1 : 0);
   const bool suspicious = breaks >= options.barren_attempts_max;
   if (logs.size() > 0 && engine_lives && !suspicious) {
-    if (auto computing = computing_among(agreeing)) {
-      return form(now, agreeing, std::move(*computing), /*fresh=*/false);
-    }
+    auto computing = computing_among(agreeing);
+    // In a pipeline each rank has the KV cache of its own layers alone.
+    const bool kept = layout.strategy != plan::Strategy::kPipeline || computing == epoch.computing;
+    if (computing && kept) return form(now, agreeing, std::move(*computing), /*fresh=*/false);
   }
   if (auto computing = computing_among(all)) form(now, all, std::move(*computing), /*fresh=*/true);
 }

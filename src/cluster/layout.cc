@@ -40,10 +40,30 @@ Range piece(Range range, std::size_t unit, std::size_t i, std::size_t n) {
   return {std::min(begin, range.end), std::min(end, range.end)};
 }
 
+// Layers, whole; the rank of the last one has the head.
+std::vector<model::Slice> stages_of(const model::ModelConfig& config,
+                                    const plan::Placement& placement) {
+  std::vector<model::Slice> stages;
+  std::size_t layer = 0;
+  for (const plan::Rank& rank : placement.ranks) {
+    model::Slice slice = model::Slice::whole(config);
+    slice.embedding = false;
+    slice.layers = {layer, layer + rank.n_layers};
+    const bool last = rank.n_layers > 0 && slice.layers.end == config.n_layers;
+    const std::size_t after = layer == config.n_layers ? config.vocab_size : 0;
+    if (!last) slice.vocab = {after, after};
+    layer = slice.layers.end;
+    stages.push_back(slice);
+  }
+  CHECK(layer == config.n_layers);
+  return stages;
+}
+
 }  // namespace
 
 std::vector<model::Slice> slices_of(const model::ModelConfig& config,
                                     const plan::Placement& placement) {
+  if (placement.strategy == plan::Strategy::kPipeline) return stages_of(config, placement);
   std::vector<std::size_t> columns;
   std::vector<std::size_t> vocab;
   for (const plan::Rank& rank : placement.ranks) {
@@ -56,6 +76,7 @@ std::vector<model::Slice> slices_of(const model::ModelConfig& config,
   const std::vector<Range> rows = divided(config.vocab_size, vocab);
   std::vector<model::Slice> slices;
   std::size_t head = 0;
+  std::size_t expert_id = 0;
   for (std::size_t i = 0; i < placement.ranks.size(); ++i) {
     model::Slice slice;
     if (!placement.attention_replicated) {
@@ -63,6 +84,11 @@ std::vector<model::Slice> slices_of(const model::ModelConfig& config,
       head = slice.heads.end;
     }
     slice.expert_columns = expert[i];
+    if (placement.strategy == plan::Strategy::kExpert) {
+      slice.expert_columns = {0, config.moe_intermediate_size};
+      slice.experts = {expert_id, expert_id + placement.ranks[i].n_experts};
+      expert_id = slice.experts.end;
+    }
     slice.shared_columns = shared[i];
     slice.dense_columns = dense[i];
     slice.vocab = rows[i];
@@ -70,18 +96,41 @@ std::vector<model::Slice> slices_of(const model::ModelConfig& config,
     slices.push_back(slice);
   }
   CHECK(placement.attention_replicated || head == config.n_heads);
+  CHECK(placement.strategy != plan::Strategy::kExpert || expert_id == config.n_experts);
   return slices;
 }
+
+namespace {
+
+// Whole layers; whoever has the last of them has the stage's share of the vocabulary.
+std::vector<model::Slice> cut_stage(const model::Slice& slice, std::size_t n) {
+  std::vector<model::Slice> pieces;
+  for (std::size_t i = 0; i < n; ++i) {
+    model::Slice part = slice;
+    part.layers = piece(slice.layers, 1, i, n);
+    // The last piece is never empty unless all are.
+    if (i + 1 < n) part.vocab = {slice.vocab.begin, slice.vocab.begin};
+    pieces.push_back(part);
+  }
+  return pieces;
+}
+
+}  // namespace
 
 std::vector<model::Slice> cut(const model::ModelConfig& config, const model::Slice& slice,
                               std::size_t n) {
   CHECK(n > 0);
   CHECK(slice.vocab.end <= config.vocab_size);
   std::vector<model::Slice> pieces;
+  if (slice.layers != model::kAll) return cut_stage(slice, n);
   for (std::size_t i = 0; i < n; ++i) {
     model::Slice part;
     part.heads = piece(slice.heads, 1, i, n);
     part.expert_columns = piece(slice.expert_columns, kUnit, i, n);
+    if (slice.experts != model::kAll) {
+      part.expert_columns = slice.expert_columns;
+      part.experts = piece(slice.experts, 1, i, n);
+    }
     part.shared_columns = piece(slice.shared_columns, kUnit, i, n);
     part.dense_columns = piece(slice.dense_columns, kUnit, i, n);
     part.vocab = piece(slice.vocab, kUnit, i, n);

@@ -37,6 +37,7 @@ struct VirtualRank {
 struct Layout {
   std::uint64_t id = 0;  // 0: none
   plan::Strategy strategy = plan::Strategy::kSlice;
+  bool attention_replicated = false;       // every rank computes all heads by itself
   std::uint64_t model = 0;                 // ModelSource::fingerprint
   std::vector<VirtualRank> virtual_ranks;  // in summing order, groups ascending
   std::vector<NodeId> homes;               // [group]; [0] is the head

@@ -31,6 +31,16 @@ void fill_slice(const model::Slice& slice, wire::pb::Slice* out) {
   out->set_dense_end(narrow(slice.dense_columns.end));
   out->set_vocab_begin(narrow(slice.vocab.begin));
   out->set_vocab_end(narrow(slice.vocab.end));
+  if (slice.experts != model::kAll) {
+    out->set_some_experts(true);
+    out->set_experts_begin(narrow(slice.experts.begin));
+    out->set_experts_end(narrow(slice.experts.end));
+  }
+  if (slice.layers != model::kAll) {
+    out->set_some_layers(true);
+    out->set_layers_begin(narrow(slice.layers.begin));
+    out->set_layers_end(narrow(slice.layers.end));
+  }
 }
 
 Result<model::Slice> slice_from(const wire::pb::Slice& in, std::size_t v) {
@@ -40,6 +50,12 @@ Result<model::Slice> slice_from(const wire::pb::Slice& in, std::size_t v) {
   slice.shared_columns = TRY(range_of(in.shared_begin(), in.shared_end(), v, "shared columns"));
   slice.dense_columns = TRY(range_of(in.dense_begin(), in.dense_end(), v, "dense columns"));
   slice.vocab = TRY(range_of(in.vocab_begin(), in.vocab_end(), v, "vocabulary rows"));
+  if (in.some_experts()) {
+    slice.experts = TRY(range_of(in.experts_begin(), in.experts_end(), v, "experts"));
+  }
+  if (in.some_layers()) {
+    slice.layers = TRY(range_of(in.layers_begin(), in.layers_end(), v, "layers"));
+  }
   slice.embedding = false;
   return slice;
 }
@@ -50,6 +66,7 @@ wire::pb::Layout to_message(const Layout& layout) {
   wire::pb::Layout out;
   out.set_id(layout.id);
   out.set_strategy(static_cast<std::uint32_t>(layout.strategy));
+  out.set_attention_replicated(layout.attention_replicated);
   out.set_model(layout.model);
   for (const VirtualRank& rank : layout.virtual_ranks) {
     wire::pb::VirtualRank* to = out.add_virtual_ranks();
@@ -73,6 +90,7 @@ Result<Layout> from_message(const wire::pb::Layout& message) {
     return corrupt("layout: unknown strategy " + std::to_string(message.strategy()));
   }
   layout.strategy = static_cast<plan::Strategy>(message.strategy());
+  layout.attention_replicated = message.attention_replicated();
   layout.model = message.model();
   const auto n = static_cast<std::size_t>(message.virtual_ranks_size());
   if (n == 0 || n > kVirtualRanksMax) {

@@ -67,9 +67,16 @@ Result<plan::Placement> PlannerPlacer::by_shares(std::size_t n_nodes) const {
   const std::vector<std::size_t> heads = dealt(config.n_heads, shares);
   const std::vector<std::size_t> columns = dealt(config.moe_intermediate_size / kUnit, shares);
   const std::vector<std::size_t> vocab = dealt((config.vocab_size + kUnit - 1) / kUnit, shares);
+  const std::vector<std::size_t> experts = dealt(config.n_experts, shares);
+  const std::vector<std::size_t> layers = dealt(config.n_layers, shares);
+  std::size_t layer = 0;
   for (std::size_t i = 0; i < n_nodes; ++i) {
     plan::Rank rank;
     rank.machine = i;
+    rank.n_experts = placement.strategy == plan::Strategy::kExpert ? experts[i] : 0;
+    rank.first_layer = layer;
+    rank.n_layers = placement.strategy == plan::Strategy::kPipeline ? layers[i] : 0;
+    layer += rank.n_layers;
     rank.n_heads = placement.attention_replicated ? config.n_heads : heads[i];
     rank.expert_units = columns[i];
     rank.vocab_units = vocab[i];
@@ -83,6 +90,7 @@ Layout PlannerPlacer::layout_of(const plan::Cluster& cluster, const plan::Placem
   const backend::CpuOptions cpu = cpu_options(options_);
   Layout layout;
   layout.strategy = placement.strategy;
+  layout.attention_replicated = placement.attention_replicated;
   layout.model = source_.fingerprint();
   layout.weights = options_.weights;
   layout.exact = options_.exact;

@@ -162,6 +162,8 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
       return handlers_.on_report(node, message->report());
     case wire::pb::FromNode::kTrace:
       return handlers_.on_trace(node, message->trace());
+    case wire::pb::FromNode::kMeasured:
+      return hub_->close(id, "a measurement nobody asked for");
     case wire::pb::FromNode::kLeaving:
       return hub_->close(id, message->leaving());
     case wire::pb::FromNode::BODY_NOT_SET:

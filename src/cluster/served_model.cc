@@ -81,6 +81,7 @@ Result<std::vector<std::byte>> ServedModel::answer(const BulkRequest& request, T
       return bytes;
     }
     case BulkKind::kModel:
+    case BulkKind::kEcho:
     case BulkKind::kRefused:
       break;
   }

@@ -25,10 +25,10 @@ namespace {
 
 using SlotState = BulkSlot::State;
 
-constexpr int kTickMs = 500;         // for limits in time
-constexpr int kAnswersPerTurn = 16;  // of one session, before others get their turn
+constexpr int kTickMs = 500;               // for limits in time
+constexpr int kAnswersPerTurn = 16;        // of one session, before others get their turn
 constexpr std::size_t kEchoAtOnce = 4096;  // bytes; the packing threads make larger ones
-constexpr int kPackingNice = 10;     // the worker of this machine computes meanwhile
+constexpr int kPackingNice = 10;           // the worker of this machine computes meanwhile
 
 }  // namespace
 
@@ -210,10 +210,9 @@ void WeightServer::State::take(BulkSession& session, BulkRequest request) {
     slot->state = SlotState::kReady;
     session.reading = session.model != nullptr;
   } else if (!allowed || session.slots.size() >= limits.requests_max) {
-    slot->fill(!allowed
-                   ? invalid_input("bulk request: before it was said which model is meant")
-                   : exhausted("bulk request: more than " + std::to_string(limits.requests_max) +
-                               " at once"));
+    slot->fill(!allowed ? invalid_input("bulk request: before it was said which model is meant")
+                        : exhausted("bulk request: more than " +
+                                    std::to_string(limits.requests_max) + " at once"));
     slot->state = SlotState::kReady;
     session.reading = false;
   } else if (echo && slot->request.bytes <= kEchoAtOnce) {

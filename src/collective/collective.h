@@ -131,6 +131,10 @@ class Group {
                         const std::function<std::span<const float>(std::size_t own_index)>& partial,
                         std::span<float> hidden, const RoutingCheck* routing);
 
+  // Hidden rows [R, H] from rank `from` to rank `to`, in float32: between stages of a pipeline.
+  // Other ranks do not take part.
+  Result<void> hand_over(const Tag& tag, Rank from, Rank to, std::span<float> hidden);
+
   // Logits [rows, n_v] of each virtual rank v's share of the vocabulary, to rank 0, whose `take`
   // gets those of every v, its own included, in ascending order. It checks their number: an error
   // of it is the sender's. Elsewhere `take` is not called.

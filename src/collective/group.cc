@@ -177,6 +177,29 @@ Result<void> Group::gather_head(
   return {};
 }
 
+Result<void> Group::hand_over(const Tag& tag, Rank from, Rank to, std::span<float> hidden) {
+  State& s = *state_;
+  CHECK(from != to && from < n_ranks() && to < n_ranks());
+  CHECK(hidden.size() % s.options.hidden_size == 0);
+  wire::DataHeader header;
+  header.kind = wire::DataKind::kHidden;
+  header.phase = tag.phase;
+  header.layer = tag.layer;
+  header.step = tag.step;
+  if (s.self() == from) {
+    TRY(s.mailbox->check());
+    const std::array parts{std::as_bytes(std::span<const float>(hidden))};
+    s.transport->send(to, header, parts);
+    s.transport->flush(s.clock.now() + s.options.wait_limit);
+    ++s.stats.rounds;
+  } else if (s.self() == to) {
+    const auto bytes = TRY(s.mailbox->take(from, header, hidden.size_bytes()));
+    std::memcpy(hidden.data(), bytes.data(), bytes.size());
+    s.stats.waited = s.mailbox->waited();
+  }
+  return {};
+}
+
 const GroupStats& Group::stats() const { return state_->stats; }
 
 const std::optional<Broken>& Group::broken() const {

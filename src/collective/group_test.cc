@@ -107,7 +107,7 @@ TEST(Group, OtherMessagesThanExpectedAreErrors) {
   header.phase = Phase::kFeedForward;
   expect_protocol_error(header, kWidth);
   for (const DataKind kind : {DataKind::kStep, DataKind::kScatter, DataKind::kGather,
-                              DataKind::kRepair, DataKind::kHead, DataKind::kProbe}) {
+                              DataKind::kRepair, DataKind::kHead, DataKind::kHidden}) {
     expect_protocol_error(header_of(kind), kWidth);
   }
 }

@@ -1,6 +1,7 @@
 #include "engine/step.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "base/check.h"
@@ -16,6 +17,8 @@ struct Pass {
   Ranks& ranks;
   const StepHooks& hooks;
   std::uint32_t step = 0;  // its number in the epoch
+  // Strategy `pipeline`: the active slice that has the layer, whole.
+  std::optional<std::size_t> stage = {};
 
   void advance() const {
     if (hooks.advanced) hooks.advanced();
@@ -88,16 +91,22 @@ Result<void> exchange(const Pass& pass, LayerId layer, wire::Phase phase,
       hidden, routing.experts.empty() ? nullptr : &check);
 }
 
+// hidden += the partial sums of one slice, on this rank alone.
+void add_own(backend::Backend& backend, std::size_t slice) {
+  const std::span<float> hidden = backend.hidden();
+  const std::span<const float> partial = backend.partial(slice);
+  CHECK(partial.size() == hidden.size());
+  for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += partial[i];
+}
+
 Result<void> add_attention(const Pass& pass, LayerId layer) {
-  backend::Backend& backend = pass.backend;
   const Division& division = pass.ranks.division;
   if (pass.ranks.group == nullptr) {
-    backend.add_partial();
+    pass.backend.add_partial();
+  } else if (pass.stage) {
+    add_own(pass.backend, *pass.stage);
   } else if (division.attention_replicated) {
-    const std::span<float> hidden = backend.hidden();
-    const std::span<const float> partial = backend.partial(division.attention_slice);
-    CHECK(partial.size() == hidden.size());
-    for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += partial[i];
+    add_own(pass.backend, division.attention_slice);
   } else {
     TRY(exchange(pass, layer, wire::Phase::kAttention, {}));
   }
@@ -105,38 +114,77 @@ Result<void> add_attention(const Pass& pass, LayerId layer) {
 }
 
 Result<void> add_feed_forward(const Pass& pass, LayerId layer, const backend::Routing& routing) {
-  if (pass.ranks.group != nullptr) {
-    return exchange(pass, layer, wire::Phase::kFeedForward, routing);
+  if (pass.ranks.group == nullptr) {
+    pass.backend.add_partial();
+  } else if (pass.stage) {
+    add_own(pass.backend, *pass.stage);
+  } else {
+    TRY(exchange(pass, layer, wire::Phase::kFeedForward, routing));
   }
-  pass.backend.add_partial();
   return {};
 }
 
-// for each layer:
-//   hidden += Attention(RMSNorm(hidden))
-//   hidden += FeedForward(RMSNorm(hidden))    dense in the first layers, then K experts of many
-Result<void> run_layers(const Pass& pass) {
+// hidden += Attention(RMSNorm(hidden))
+// hidden += FeedForward(RMSNorm(hidden))    dense in the first layers, then K experts of many
+Result<void> run_layer(const Pass& pass, LayerId layer, std::size_t& moe_layer) {
   backend::Backend& backend = pass.backend;
-  const model::ModelConfig& config = backend.config();
   StepTrace* trace = pass.ranks.trace;
+
+  backend.attention(layer);
+  if (trace != nullptr) trace->attention(layer.value);
+  TRY(add_attention(pass, layer));
+  if (trace != nullptr) trace->attention_exchange(layer.value, pass.waited());
+  pass.advance();
+
+  backend::Routing routing;
+  if (backend.config().is_moe(layer)) routing = route(pass, layer, moe_layer++);
+  backend.feed_forward(layer);
+  if (trace != nullptr) trace->feed_forward(layer.value);
+  TRY(add_feed_forward(pass, layer, routing));
+  if (trace != nullptr) trace->feed_forward_exchange(layer.value, pass.waited());
+  pass.advance();
+  return {};
+}
+
+// Strategy `pipeline`: each virtual rank has whole layers; the hidden rows go from rank to rank.
+Result<void> run_stages(Pass pass) {
+  collective::Group& group = *pass.ranks.group;
+  const auto& stages = pass.ranks.division.layers_of_virtual_rank;
+  std::optional<collective::Rank> at;  // who has the rows; at first everybody has those of rank 0
   std::size_t moe_layer = 0;
+  for (std::size_t v = 0; v < stages.size(); ++v) {
+    if (stages[v].size() == 0) continue;
+    const collective::Rank owner = group.virtual_ranks()[v].rank;
+    const LayerId first{static_cast<std::uint16_t>(stages[v].begin)};
+    if (at && *at != owner) {
+      TRY(group.hand_over({.step = pass.step, .layer = first.value}, *at, owner,
+                          pass.backend.hidden()));
+    }
+    at = owner;
+    const auto own = std::ranges::find(group.own(), v);
+    pass.stage.reset();
+    if (owner == group.rank()) {
+      CHECK(own != group.own().end());
+      pass.stage =
+          active_slice(pass.ranks.division, static_cast<std::size_t>(own - group.own().begin()));
+    }
+    for (std::size_t l = stages[v].begin; l < stages[v].end; ++l) {
+      const LayerId layer{static_cast<std::uint16_t>(l)};
+      if (pass.stage) {
+        TRY(run_layer(pass, layer, moe_layer));
+      } else if (pass.backend.config().is_moe(layer)) {
+        ++moe_layer;
+      }
+    }
+  }
+  return {};
+}
 
-  for (std::size_t i = 0; i < config.n_layers; ++i) {
-    const LayerId layer{static_cast<std::uint16_t>(i)};
-
-    backend.attention(layer);
-    if (trace != nullptr) trace->attention(i);
-    TRY(add_attention(pass, layer));
-    if (trace != nullptr) trace->attention_exchange(i, pass.waited());
-    pass.advance();
-
-    backend::Routing routing;
-    if (config.is_moe(layer)) routing = route(pass, layer, moe_layer++);
-    backend.feed_forward(layer);
-    if (trace != nullptr) trace->feed_forward(i);
-    TRY(add_feed_forward(pass, layer, routing));
-    if (trace != nullptr) trace->feed_forward_exchange(i, pass.waited());
-    pass.advance();
+Result<void> run_layers(const Pass& pass) {
+  if (!pass.ranks.division.layers_of_virtual_rank.empty()) return run_stages(pass);
+  std::size_t moe_layer = 0;
+  for (std::size_t i = 0; i < pass.backend.config().n_layers; ++i) {
+    TRY(run_layer(pass, LayerId{static_cast<std::uint16_t>(i)}, moe_layer));
   }
   return {};
 }
@@ -165,8 +213,38 @@ Result<void> gather_logits(const Pass& pass, std::size_t n_head_rows) {
       });
 }
 
+// There the logits, none though there may be, also say that a step has been through all stages:
+// rank 0 does not run ahead.
+bool is_pipeline(const Ranks& ranks) { return !ranks.division.layers_of_virtual_rank.empty(); }
+
 // Whether there is only one virtual rank, rank 0's: its logits need no copy.
 bool has_whole_head(const Ranks& ranks) { return ranks.group->virtual_ranks().size() == 1; }
+
+// The stages cover all layers in order, and this rank's slices have those of its virtual ranks.
+Result<void> check_stages(const Division& division, const collective::Group& group,
+                          const backend::Backend& backend) {
+  const auto& stages = division.layers_of_virtual_rank;
+  std::size_t end = 0;
+  for (const kernels::Range& stage : stages) {
+    if (stage.begin != end || stage.end < end) {
+      return invalid_input("layers " + std::to_string(stage.begin) + " to " +
+                           std::to_string(stage.end) + " after layer " + std::to_string(end));
+    }
+    end = stage.end;
+  }
+  if (stages.size() != group.virtual_ranks().size() || end != backend.config().n_layers ||
+      division.attention_replicated) {
+    return invalid_input(std::to_string(stages.size()) + " stages end at layer " +
+                         std::to_string(end) + " of " + std::to_string(backend.config().n_layers));
+  }
+  for (std::size_t i = 0; i < group.own().size() && i < backend.active().size(); ++i) {
+    const model::Slice& slice = backend.slices()[backend.active()[i]];
+    if (slice.layers == stages[group.own()[i]]) continue;
+    return invalid_input("virtual rank " + std::to_string(group.own()[i]) +
+                         " has other layers than its slice");
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -191,6 +269,7 @@ Result<void> check_division(const Division& division, const collective::Group& g
     return invalid_input("vocabulary shares end at " + std::to_string(end) + " of " +
                          std::to_string(backend.config().vocab_size));
   }
+  if (!division.layers_of_virtual_rank.empty()) TRY(check_stages(division, group, backend));
   const std::size_t n_active = backend.active().size();
   const std::size_t expected = group.own().size() + (division.attention_replicated ? 1 : 0);
   if (n_active != expected ||
@@ -227,7 +306,8 @@ Result<std::span<const float>> run_step(backend::Backend& backend, Ranks& ranks,
   backend.head();
   pass.advance();
   const bool whole = ranks.group == nullptr || has_whole_head(ranks);
-  if (!whole && !step.head_rows.empty()) TRY(gather_logits(pass, step.head_rows.size()));
+  const bool wanted = !step.head_rows.empty() || is_pipeline(ranks);
+  if (!whole && wanted) TRY(gather_logits(pass, step.head_rows.size()));
   pass.end_trace();
   if (ranks.group == nullptr) return backend.logits(0);
   if (whole) return backend.logits(active_slice(ranks.division, 0));
@@ -258,7 +338,9 @@ Result<void> follow_step(backend::Backend& backend, Ranks& ranks, const StepHook
   TRY(run_layers(pass));
   backend.head();
   pass.advance();
-  if (!decoded.head_rows.empty()) TRY(gather_logits(pass, decoded.head_rows.size()));
+  if (!decoded.head_rows.empty() || is_pipeline(ranks)) {
+    TRY(gather_logits(pass, decoded.head_rows.size()));
+  }
   pass.end_trace();
   return {};
 }

@@ -37,6 +37,9 @@ struct Division {
   bool attention_replicated = false;
   std::size_t attention_slice = 0;
   std::vector<kernels::Range> vocab_of_virtual_rank = {};  // in order, covering the vocabulary
+  // Strategy `pipeline`: the layers of each virtual rank, in order, covering all. Empty: every
+  // virtual rank has a share of every layer.
+  std::vector<kernels::Range> layers_of_virtual_rank = {};
 };
 
 // kInvalidInput: the division does not fit the group's virtual ranks or the backend's active

@@ -129,6 +129,10 @@ enum class Weight : std::uint8_t {
 
 enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kFinal };
 
+// Stands for a whole range whose size the slice need not know.
+inline constexpr Range kAll{0, SIZE_MAX};
+constexpr bool contains(Range range, std::size_t i) { return range.begin <= i && i < range.end; }
+
 // Which part of the model one rank holds. A zero-width range is legal. docs/design.md 3.
 struct Slice {
   Range heads;            // of n_heads
@@ -137,6 +141,8 @@ struct Slice {
   Range dense_columns;    // of intermediate_size, in units of 32
   Range vocab;            // of vocab_size, in units of 32; lm_head rows
   bool embedding = true;  // only rank 0 holds the embedding
+  Range experts = kAll;   // strategy `expert`: the routed experts that it has, all their columns
+  Range layers = kAll;    // strategy `pipeline`: the layers that it has at all
   static Slice whole(const ModelConfig& config);
   bool operator==(const Slice&) const = default;
 };

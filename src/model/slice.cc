@@ -45,7 +45,10 @@ Result<void> check_slice(const ModelConfig& config, const Slice& slice) {
   TRY(check("expert columns", slice.expert_columns, config.moe_intermediate_size, kUnit));
   TRY(check("shared columns", slice.shared_columns, config.shared_intermediate_size(), kUnit));
   TRY(check("dense columns", slice.dense_columns, config.intermediate_size, kUnit));
-  return check("vocabulary", slice.vocab, config.vocab_size, kUnit);
+  TRY(check("vocabulary", slice.vocab, config.vocab_size, kUnit));
+  if (slice.experts != kAll) TRY(check("experts", slice.experts, config.n_experts, 1));
+  if (slice.layers != kAll) TRY(check("layers", slice.layers, config.n_layers, 1));
+  return {};
 }
 
 MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight) {

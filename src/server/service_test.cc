@@ -65,6 +65,7 @@ class ServiceTest : public testing::Test {
     ASSERT_EQ(::chmod(name.c_str(), 0700), 0);
     cluster::AgentOptions options;
     options.program = name;
+    options.life = 1;  // and so is its first layout
     make_agent(std::move(options));
     for (int i = 0; i < 1000 && agent_->status().state != cluster::AgentState::kReady; ++i) {
       agent_->poll();
@@ -72,7 +73,7 @@ class ServiceTest : public testing::Test {
       ::poll(&ready, 1, 10);
     }
     std::filesystem::remove(name);
-    ASSERT_EQ(agent_->status().state, cluster::AgentState::kReady);
+    ASSERT_EQ(agent_->status().state, cluster::AgentState::kReady) << agent_->pool_text();
   }
 
   std::shared_ptr<Recorder> post_chat(const std::string& more) {

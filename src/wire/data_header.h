@@ -31,10 +31,9 @@ enum class DataKind : std::uint8_t {
   kGather,   // large exchanges: the sums of the sender's rows
   kRepair,   // a rank that routed differently sends its partial sums again
   kHead,     // to rank 0: logits of the sender's rows of the vocabulary
-  kProbe,    // answered by kEcho: latency and bandwidth of a link
-  kEcho,
+  kHidden,   // hidden rows, from one stage of a pipeline to the next
 };
-inline constexpr std::uint8_t kDataKindLast = static_cast<std::uint8_t>(DataKind::kEcho);
+inline constexpr std::uint8_t kDataKindLast = static_cast<std::uint8_t>(DataKind::kHidden);
 
 enum class Phase : std::uint8_t { kOutside, kAttention, kFeedForward };
 inline constexpr std::uint8_t kPhaseLast = static_cast<std::uint8_t>(Phase::kFeedForward);

@@ -83,7 +83,7 @@ TEST(DataHeader, EveryFlippedBitIsNoticed) {
 TEST(DataHeader, ErrorsNameTheField) {
   EXPECT_NE(error_with(0, 0).find("magic"), std::string::npos);
   EXPECT_NE(error_with(4, kDataVersion + 1).find("version 2"), std::string::npos);
-  EXPECT_NE(error_with(5, kDataKindLast + 1).find("kind 8"), std::string::npos);
+  EXPECT_NE(error_with(5, kDataKindLast + 1).find("kind 7"), std::string::npos);
   EXPECT_NE(error_with(24, kPhaseLast + 1).find("phase 3"), std::string::npos);
   EXPECT_NE(error_with(27, 1).find("reserved"), std::string::npos);
   EXPECT_NE(error_with(23, 0x11).find("size"), std::string::npos);

@@ -4,7 +4,7 @@ import json
 import unittest
 
 from pool import Node, Pool
-from serving import EMBER, Server, wait_until
+from serving import EMBER, Answer, Server, collect, wait_until
 
 LOGPROB_ERROR_MAX = 1e-3
 MARGIN_MIN = 1e-3
@@ -18,6 +18,10 @@ DIVISIONS = [
     (5, "1,0,2,1,0", "slice"),
     (2, "3,1", "slice-ra"),
     (3, "1,0,1", "slice-ra"),
+    (3, "2,1,1", "expert"),
+    (2, "0,1", "expert"),
+    (3, "1,1,1", "pipeline"),
+    (3, "0,1,2", "pipeline"),
 ]
 
 
@@ -77,6 +81,18 @@ class Divisions(unittest.TestCase):
 
 
 class Life(unittest.TestCase):
+    def test_a_lost_stage_of_a_pipeline_is_read_again(self):
+        with Pool(2, "--shares", "1,1,1", "--strategy", "pipeline") as pool:
+            fields = dict(temperature=0, max_tokens=120, ignore_eos=True, logprobs=True)
+            undisturbed = collect(pool.head.stream("Tell me about the sea.", **fields))
+            answer = Answer()
+            for chunk in pool.head.stream("Tell me about the sea.", **fields):
+                answer.add(chunk)
+                if len(answer.tokens) == 20 and pool.node("node-a").process.poll() is None:
+                    pool.node("node-a").kill()
+            self.assertEqual(answer.finish, "length")
+            self.assertEqual(answer.tokens, undisturbed.tokens)
+
     def test_a_lost_node_is_taken_over_and_comes_back(self):
         with Pool(2, "--shares", "1,1,1") as pool:
             before = pool.head.chat("Tell me about the sea.", temperature=0, max_tokens=40)

@@ -43,8 +43,8 @@ void Clients::on_admit(const wire::pb::Admit& admit, std::uint64_t life,
   Client& client = clients_.at(id);
   if (client.state != State::kOpen) fail(name(id) + " is admitted after its end");
   if (admit.attempt() > 1) ++reached_.readmitted;
-  const bool same_log = std::ranges::equal(
-      admit.log(), client.log, {}, {}, [](const TokenId& token) { return token.value; });
+  const bool same_log = std::ranges::equal(admit.log(), client.log, {}, {},
+                                           [](const TokenId& token) { return token.value; });
   if (!same_log) fail(name(id) + " is admitted with another log than the client's");
   const bool another =
       by_layout_ && (client.expected_life != life || client.expected_layout != layout.id);
@@ -95,9 +95,7 @@ void Clients::on_failure(RequestId id, const Error& error, bool could_hold) {
   Client& client = clients_.at(id);
   if (client.state != State::kOpen) return fail(name(id) + " fails after its end");
   client.state = State::kFailed;
-  const auto says = [&](const char* text) {
-    return error.message.find(text) != std::string::npos;
-  };
+  const auto says = [&](const char* text) { return error.message.find(text) != std::string::npos; };
   if (says("cannot hold the model")) {
     ++reached_.failed_short;
     if (could_hold) fail(name(id) + " fails though the model could be held: " + error.message);
@@ -107,8 +105,7 @@ void Clients::on_failure(RequestId id, const Error& error, bool could_hold) {
       fail(name(id) + " fails after " + std::to_string(client.workers_ended) +
            " ends of workers: " + error.message);
     }
-  } else if (!says("times in a row before it was ready") ||
-             workers_ended_[0] < kFailuresOfHead) {
+  } else if (!says("times in a row before it was ready") || workers_ended_[0] < kFailuresOfHead) {
     fail(name(id) + " fails: " + error.message);
   }
 }
@@ -141,7 +138,7 @@ void Clients::for_each_answer(
     const std::function<void(const engine::Request&, const Answer&)>& visit) const {
   for (const auto& [id, client] : clients_) {
     if (client.state == State::kAnswered) {
-      visit(client.request, {.tokens = client.log, .finish = client.finish});
+      visit(client.request, {.tokens = client.log, .finish = client.finish, .margins = {}});
     }
   }
 }

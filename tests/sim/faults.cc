@@ -12,9 +12,9 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::array<std::string_view, kFaultKinds> kFaultNames{
-    "loss",        "duplication", "delay",  "reordering", "partition", "one-way",   "worker-crash",
-    "worker-hang", "node-crash",  "freeze", "slow-node",  "join",      "epoch-race", "between",
-    "worker-stuck", "agent-crash", "agent-stop", "drain"};
+    "loss",         "duplication", "delay",        "reordering",  "partition",  "one-way",
+    "worker-crash", "worker-hang", "node-crash",   "freeze",      "slow-node",  "join",
+    "epoch-race",   "between",     "worker-stuck", "agent-crash", "agent-stop", "drain"};
 constexpr std::array<std::string_view, kPhases> kPhaseNames{"load", "prefill", "decode", "replan"};
 
 bool on_link(FaultKind kind) {

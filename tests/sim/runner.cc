@@ -26,7 +26,7 @@ Time last_submission(const Scenario& scenario) {
 }  // namespace
 
 Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberStacks& stacks,
-            const RunLimits& limits) {
+            const RunLimits& limits, const std::function<void(const System&)>& look) {
   Outcome outcome;
   sim::World world(scenario.seed);
   sim::Network network(
@@ -68,6 +68,7 @@ Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberS
     outcome.failure = (overrun ? "too many events by " : "does not end by ") +
                       std::to_string(seconds(world.now() - Time{})) + " s: " + system->describe();
   }
+  if (look) look(*system);
   outcome.coverage = injector.coverage();
   outcome.data_plane = data_plane.stats();
   outcome.trace = world.trace();

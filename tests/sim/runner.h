@@ -57,7 +57,8 @@ struct RunLimits {
   std::size_t events = 5'000'000;
 };
 
+// `look`: at the system, once it has ended.
 Outcome run(const Scenario& scenario, const MakeSystem& make_system, sim::FiberStacks& stacks,
-            const RunLimits& limits = {});
+            const RunLimits& limits = {}, const std::function<void(const System&)>& look = {});
 
 }  // namespace conclave::cluster_sim

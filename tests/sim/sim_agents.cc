@@ -34,22 +34,21 @@ SimAgent::SimAgent(const PoolParts& parts, SimStreams& streams, std::size_t node
 SimAgent::~SimAgent() { streams_.detach(node_); }
 
 void SimAgent::start() {
-  streams_.attach(node_, {.opened =
-                              [this](StreamId id, std::size_t peer) {
-                                connections_.insert(id);
-                                thread_.run([this, id, peer] { on_opened(id, peer); });
-                              },
-                          .message =
-                              [this](StreamId id, std::string_view message) {
-                                thread_.run([this, id, text = std::string(message)] {
-                                  on_message(id, text);
-                                });
-                              },
-                          .closed =
-                              [this](StreamId id) {
-                                connections_.erase(id);
-                                thread_.run([this, id] { on_closed(id); });
-                              }});
+  streams_.attach(
+      node_, {.opened =
+                  [this](StreamId id, std::size_t peer) {
+                    connections_.insert(id);
+                    thread_.run([this, id, peer] { on_opened(id, peer); });
+                  },
+              .message =
+                  [this](StreamId id, std::string_view message) {
+                    thread_.run([this, id, text = std::string(message)] { on_message(id, text); });
+                  },
+              .closed =
+                  [this](StreamId id) {
+                    connections_.erase(id);
+                    thread_.run([this, id] { on_closed(id); });
+                  }});
   tick();
 }
 

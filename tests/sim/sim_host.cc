@@ -53,8 +53,8 @@ class TimedBackend final : public backend::Backend {
  private:
   void look_at(const backend::Step& step) {
     n_rows_ = step.tokens.size();
-    prefill_ = std::ranges::any_of(step.sequences,
-                                   [](const auto& rows) { return rows.n_rows > 1 && !rows.decode; });
+    prefill_ = std::ranges::any_of(
+        step.sequences, [](const auto& rows) { return rows.n_rows > 1 && !rows.decode; });
   }
   void spend() {
     if (reached_(prefill_ ? Phase::kPrefill : Phase::kDecode)) process_.pause();

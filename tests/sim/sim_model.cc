@@ -42,13 +42,16 @@ Answer answer_alone(backend::Backend& backend, const cluster::Layout* layout,
                   collective::GroupOptions{.hidden_size = backend.config().hidden_size});
     engine.set_group(&*group, division_of(*layout));
   }
-  Answer answer{.tokens = request.generated};
+  Answer answer{.tokens = request.generated, .margins = {}};
   CHECK(engine.admit(request));
   while (!engine.idle()) {
     const Result<std::vector<engine::TokenEvent>> events = engine.step();
     CHECK(events);
     for (const engine::TokenEvent& event : *events) {
       if (event.token) answer.tokens.push_back(*event.token);
+      if (event.top.size() > 1) {
+        answer.margins.push_back(event.top[0].logprob - event.top[1].logprob);
+      }
       answer.finish = event.finish;
     }
   }

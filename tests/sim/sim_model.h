@@ -55,6 +55,9 @@ engine::Division division_of(const cluster::Layout& layout);
 struct Answer {
   std::vector<TokenId> tokens;
   engine::FinishReason finish = engine::FinishReason::kNone;
+  // By how much the log-probability of each of `tokens` was above the next; empty unless the
+  // request asks for two of them.
+  std::vector<float> margins;
 };
 Answer answer_alone(backend::Backend& backend, const cluster::Layout* layout,
                     const engine::Request& request, const engine::EngineOptions& options);

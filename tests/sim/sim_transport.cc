@@ -98,8 +98,8 @@ Result<std::unique_ptr<transport::Transport>> SimFabric::join(const transport::G
                                                               Time deadline,
                                                               transport::Watch* watch) {
   CHECK(spec.rank < spec.ranks.size() && spec.ranks.size() <= transport::kRanksMax);
-  // A worker that has just been started may be told of its predecessor's epoch: then the peers do not
-  // hear it, because they know the other's port.
+  // A worker that has just been started may be told of its predecessor's epoch: then the peers do
+  // not hear it, because they know the other's port.
   std::unique_ptr<SimTransport> made(new SimTransport(*this, spec, watch));
   switch_.deliver_late_copies(*this);
   TRY(made->join(deadline));

@@ -102,25 +102,23 @@ void SimWorkerHost::spawn() {
   ++n_workers_;
   leased_ = false;
   const Machinery& machinery = parts_.around.machinery;
-  worker_ = std::make_unique<Worker>(machinery.network, node_number_, [this] {
-    thread_.run([this] { read_worker(false); });
-  });
+  worker_ = std::make_unique<Worker>(machinery.network, node_number_,
+                                     [this] { thread_.run([this] { read_worker(false); }); });
   Worker& worker = *worker_;
   const auto main = [this, &worker](Process& self) {
     worker.control.set_process(&self);
     self.compute(parts_.times.spawn);
     SimFabric fabric(parts_.around.data_plane, self);
-    worker.host.emplace(
-        SimHost::Around{.model = parts_.model,
-                        .times = parts_.times,
-                        .memory = memory_,
-                        .control = worker.control,
-                        .pulse = worker.pulse,
-                        .reached = parts_.around.reached,
-                        .new_kv_id = [this] { return parts_.around.new_id(); },
-                        .data = fabric.endpoint(),
-                        .context_max = parts_.model.config().max_positions},
-        self);
+    worker.host.emplace(SimHost::Around{.model = parts_.model,
+                                        .times = parts_.times,
+                                        .memory = memory_,
+                                        .control = worker.control,
+                                        .pulse = worker.pulse,
+                                        .reached = parts_.around.reached,
+                                        .new_kv_id = [this] { return parts_.around.new_id(); },
+                                        .data = fabric.endpoint(),
+                                        .context_max = parts_.model.config().max_positions},
+                        self);
     worker.loader = std::make_unique<Process>(
         parts_.around.machinery, node_number_,
         [&worker](Process& loader) { worker.host->load_forever(loader); });
@@ -232,8 +230,6 @@ void SimWorkerHost::unhang_worker() {
   if (worker_->loader) worker_->loader->set_hung(false);
 }
 
-bool SimWorkerHost::worker_hangs() const {
-  return worker_ && !dying_ && worker_->main->hung();
-}
+bool SimWorkerHost::worker_hangs() const { return worker_ && !dying_ && worker_->main->hung(); }
 
 }  // namespace conclave::cluster_sim

@@ -135,7 +135,8 @@ TEST_F(Story, AWorkerWhoseThreadHangs) {
 // were loaded and dropped for ever.
 TEST_F(Story, BackupsComeToRest) {
   pool(5, 0);
-  scenario_.requests[0] = {.at = Time{} + milliseconds(500), .prompt_tokens = 7, .answer_tokens = 12};
+  scenario_.requests[0] = {
+      .at = Time{} + milliseconds(500), .prompt_tokens = 7, .answer_tokens = 12};
   scenario_.absent[2] = true;
   toy_.seed = 6;  // one of the divisions in which it happened
   toy_.rooms = {9, 9, 10, 9, 12};

@@ -126,8 +126,8 @@ ToyOptions draw_toy(const Scenario& scenario) {
   const double memory = random.uniform();
   std::size_t sum = 0;
   for (std::size_t node = 0; node < n; ++node) {
-    std::size_t room = kToyUnits + random.below(kToyUnits);  // each can hold it all
-    if (memory < 0.6) room = 2 * (kToyUnits + n - 1) / n;    // twice all together
+    std::size_t room = kToyUnits + random.below(kToyUnits);               // each can hold it all
+    if (memory < 0.6) room = 2 * (kToyUnits + n - 1) / n;                 // twice all together
     if (memory < 0.25) room = (kToyUnits + n - 1) / n + random.below(2);  // hardly
     options.rooms.push_back(room);
     sum += room;

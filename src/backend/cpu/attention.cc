@@ -29,11 +29,7 @@ Attention::Attention(const model::ModelConfig& config, const CpuContext& context
 void Attention::begin_step(const Step& step, std::span<const SliceWeights* const> slices) {
   const std::size_t n_rows = step.tokens.size();
   slices_.resize(slices.size());
-  heads_.clear();
-  for (std::size_t s = 0; s < slices.size(); ++s) {
-    slices_[s].weights = slices[s];
-    for (std::size_t h = 0; h < slices[s]->heads; ++h) heads_.push_back({s, h});
-  }
+  for (std::size_t s = 0; s < slices.size(); ++s) slices_[s].weights = slices[s];
   const std::size_t half = rope_.inv_freq.size();
   angles_.resize(n_rows * half * 2);
   sequence_of_.resize(n_rows);
@@ -234,6 +230,10 @@ void Attention::expand_values(std::size_t layer) {
 void Attention::run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
                     KvCache& cache, std::span<float* const> outs) {
   const std::size_t n = step.tokens.size();
+  heads_.clear();
+  for (std::size_t s = 0; s < slices_.size(); ++s) {  // a slice may lack whole layers
+    for (std::size_t h = 0; h < weights(s, layer).key_up.size(); ++h) heads_.push_back({s, h});
+  }
   project(layer, common, x);
   write_cache(layer, common, cache);
   bool rounded = false;
@@ -254,6 +254,10 @@ void Attention::run(std::size_t layer, const CommonLayer& common, const Step& st
   }
   products_.clear();
   for (std::size_t s = 0; s < slices_.size(); ++s) {
+    if (weights(s, layer).o.rows == 0) {
+      std::fill_n(outs[s], n * config_.hidden_size, 0.0f);
+      continue;
+    }
     products_.push_back(
         {&weights(s, layer).o, slices_[s].attended.view(), outs[s], config_.hidden_size});
   }

@@ -89,7 +89,7 @@ class Attention {
   Rows q_a_;                                      // [R, q_lora]
   std::vector<float> kv_a_;                       // [R, kv_width]
   std::vector<SliceRows> slices_;
-  std::vector<Head> heads_;      // of all slices, one after the other
+  std::vector<Head> heads_;      // of all slices in this layer, one after the other
   std::vector<float> q_latent_;  // [heads, absorbed, kv_width]
   std::vector<float> o_latent_;  // [heads, absorbed, kv_lora]
   std::vector<Product> products_;

@@ -64,12 +64,13 @@ void FeedForward::sort_rows() {
 void FeedForward::gather(const Rows& x) {
   gathered_.resize(row_of_.size(), x.cols());
   // Expert weights of one layer share a format; the shared experts may have another.
-  const bool rounded = std::any_of(groups_.begin(), groups_.end(), [this](const Group& g) {
-    return context_.rounds(g.weights->gate);
-  });
-  const bool plain = std::any_of(groups_.begin(), groups_.end(), [this](const Group& g) {
-    return !context_.rounds(g.weights->gate);
-  });
+  const auto any = [this](bool wanted) {
+    return std::any_of(groups_.begin(), groups_.end(), [&](const Group& g) {
+      return g.weights->gate.rows > 0 && context_.rounds(g.weights->gate) == wanted;
+    });
+  };
+  const bool rounded = any(true);
+  const bool plain = any(false);
   context_.pool.parallel_for(row_of_.size(), [&](std::size_t i, std::size_t) {
     if (rounded) gathered_.copy_row(i, x, row_of_[i], true);
     if (plain) gathered_.copy_row(i, x, row_of_[i], false);

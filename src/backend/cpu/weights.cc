@@ -45,6 +45,10 @@ SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId 
     return layout.place(id, weight, {}, slice_of(config, slice, weight));
   };
   SliceLayer w;
+  if (!model::contains(slice.layers, id.value)) {  // as wide as nothing
+    w.experts.resize(config.n_experts);
+    return w;
+  }
   w.q = place(config.q_lora_rank > 0 ? Weight::kQB : Weight::kQ);
   for (std::size_t h = slice.heads.begin; h < slice.heads.end; ++h) {
     w.key_up.push_back(place_head(layout, id, h, true));
@@ -60,6 +64,10 @@ SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId 
         place_ffn(layout, slice, id, {Weight::kSharedGate, Weight::kSharedUp, Weight::kSharedDown});
   }
   for (std::size_t e = 0; e < config.n_experts; ++e) {
+    if (!model::contains(slice.experts, e)) {
+      w.experts.emplace_back();  // as wide as nothing
+      continue;
+    }
     w.experts.push_back(place_ffn(layout, slice, id,
                                   {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown},
                                   ExpertId{static_cast<std::uint16_t>(e)}));
