@@ -56,6 +56,7 @@ nlohmann::ordered_json to_json(const plan::Machine& machine, std::size_t threads
   }
   json["prefill_flop_per_second"] = machine.prefill_flops;
   json["dispatch_seconds"] = machine.dispatch_seconds;
+  json["expert_seconds"] = machine.expert_seconds;
   json["step_seconds"] = machine.step_seconds;
   return json;
 }

@@ -28,6 +28,8 @@ constexpr std::size_t kSmallTokens = 24;
 constexpr std::size_t kSmallRuns = 9;
 constexpr std::size_t kFewLayers = 2;
 constexpr std::size_t kManyLayers = 18;
+constexpr std::size_t kFewExperts = 2;  // per token
+constexpr std::size_t kManyExperts = 8;
 
 PackedFormat packed(plan::Format format) {
   switch (format) {
@@ -48,21 +50,21 @@ PackedFormat packed(plan::Format format) {
 
 // A small model of the usual proportions. What its step takes beyond the reading of its weights is
 // the cost of running a layer: starting and joining threads, uneven ends of matrices, norms,
-// router.
-SynthModel small_model(std::size_t n_layers) {
+// router. It is as narrow as the models for which that cost counts: in wide ones reading is all.
+SynthModel small_model(std::size_t n_layers, std::size_t experts_per_token) {
   SynthModel synth;
   model::ModelConfig& c = synth.config;
   c.architecture = "DeepseekV3ForCausalLM";
   c.model_type = "kimi_k2";
   c.vocab_size = 1024;
-  c.hidden_size = 512;
+  c.hidden_size = 384;
   c.n_layers = n_layers;
   c.n_dense_layers = 1;
-  c.intermediate_size = 512;
+  c.intermediate_size = 384;
   c.moe_intermediate_size = 128;
   c.n_experts = 16;
   c.n_shared_experts = 1;
-  c.experts_per_token = 8;
+  c.experts_per_token = experts_per_token;
   c.n_heads = 8;
   c.q_lora_rank = 192;
   c.kv_lora_rank = 128;
@@ -98,10 +100,11 @@ struct SmallModel {
 };
 
 Result<SmallModel> load_small(const ProbeRequest& request, const plan::Machine& machine,
-                              std::size_t n_layers, const std::filesystem::path& dir) {
+                              std::size_t n_layers, std::size_t experts_per_token,
+                              const std::filesystem::path& dir) {
   const TemporaryFolder folder(
-      dir / fmt::format("conclave-probe-{}-{}-{}", ::getpid(), n_layers, request.threads));
-  TRY(write_checkpoint(small_model(n_layers), folder.path(), 1, {}));
+      dir / fmt::format("conclave-probe-{}-{}-{}", ::getpid(), n_layers, experts_per_token));
+  TRY(write_checkpoint(small_model(n_layers, experts_per_token), folder.path(), 1, {}));
   const plan::Model model =
       TRY(cluster::read_folder_model(folder.path(), model::WeightsMode::kInt8));
   SmallModel small;
@@ -130,25 +133,35 @@ Result<double> overhead_seconds(const Clock& clock, const SmallModel& small, std
   return all / static_cast<double>(kSmallTokens) - small.reading_seconds;
 }
 
-// What a layer and a step cost besides reading: from a shallow and a deep model, run in turn, so
-// that a slow moment of the machine falls on both.
+// What a layer, an expert in it and a step cost besides reading: from a shallow model, a deep one
+// and a deep one whose tokens take few experts, run in turn, so that a slow moment of the machine
+// falls on all.
 Result<void> measure_overheads(const Clock& clock, const ProbeRequest& request,
                                const std::filesystem::path& dir, plan::Machine& machine) {
-  const SmallModel few = TRY(load_small(request, machine, kFewLayers, dir));
-  const SmallModel many = TRY(load_small(request, machine, kManyLayers, dir));
+  const SmallModel small = TRY(load_small(request, machine, kFewLayers, kManyExperts, dir));
+  const SmallModel deep = TRY(load_small(request, machine, kManyLayers, kManyExperts, dir));
+  const SmallModel lean = TRY(load_small(request, machine, kManyLayers, kFewExperts, dir));
   std::vector<double> layer;
+  std::vector<double> expert;
   std::vector<double> shallow;
   for (std::size_t run = 0; run <= kSmallRuns; ++run) {
-    const double few_seconds = TRY(overhead_seconds(clock, few, run));
-    const double many_seconds = TRY(overhead_seconds(clock, many, run));
+    const double small_seconds = TRY(overhead_seconds(clock, small, run));
+    const double deep_seconds = TRY(overhead_seconds(clock, deep, run));
+    const double lean_seconds = TRY(overhead_seconds(clock, lean, run));
     if (run == 0) continue;  // touches everything once
-    layer.push_back((many_seconds - few_seconds) / static_cast<double>(kManyLayers - kFewLayers));
-    shallow.push_back(few_seconds);
+    layer.push_back((deep_seconds - small_seconds) / static_cast<double>(kManyLayers - kFewLayers));
+    expert.push_back((deep_seconds - lean_seconds) /
+                     static_cast<double>((kManyLayers - 1) * (kManyExperts - kFewExperts)));
+    shallow.push_back(small_seconds);
   }
-  machine.dispatch_seconds = std::max(1e-7, spread_of(std::move(layer)).median);
-  machine.step_seconds =
-      std::max(0.0, spread_of(std::move(shallow)).median -
-                        static_cast<double>(kFewLayers) * machine.dispatch_seconds);
+  const double with_experts = std::max(1e-7, spread_of(std::move(layer)).median);
+  const double experts =
+      std::clamp(spread_of(std::move(expert)).median * static_cast<double>(kManyExperts), 0.0,
+                 0.9 * with_experts);
+  machine.expert_seconds = experts / static_cast<double>(kManyExperts);
+  machine.dispatch_seconds = with_experts - experts;
+  machine.step_seconds = std::max(
+      0.0, spread_of(std::move(shallow)).median - static_cast<double>(kFewLayers) * with_experts);
   return {};
 }
 

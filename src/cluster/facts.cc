@@ -43,6 +43,7 @@ wire::pb::MachineFacts to_message(const plan::Machine& machine) {
   for (const double rate : machine.cache_gemv_bandwidth) facts.add_cache_gemv_bandwidth(rate);
   facts.set_dispatch_seconds(machine.dispatch_seconds);
   facts.set_step_seconds(machine.step_seconds);
+  facts.set_expert_seconds(machine.expert_seconds);
   return facts;
 }
 
@@ -67,6 +68,7 @@ plan::Machine machine_from(const wire::pb::MachineFacts& facts) {
   rates(facts.gemv_bandwidth(), machine.gemv_bandwidth, machine.peak_bandwidth);
   rates(facts.cache_gemv_bandwidth(), machine.cache_gemv_bandwidth, kRateMax);
   machine.dispatch_seconds = within(facts.dispatch_seconds(), 0.0, 1.0);
+  machine.expert_seconds = within(facts.expert_seconds(), 0.0, 1.0);
   machine.step_seconds = within(facts.step_seconds(), 0.0, 1.0);
   return machine;
 }

@@ -38,6 +38,7 @@ constexpr NumberKey<Machine> kMachineNumbers[] = {
     {"load_w", &Machine::load_watts, 1.0, {0.0, kWattsMax}, false},
     {"price_usd", &Machine::price_usd, 1.0, {0.0, kUsdMax}, false},
     {"dispatch_us", &Machine::dispatch_seconds, kMicro, kMicroseconds, false},
+    {"expert_us", &Machine::expert_seconds, kMicro, kMicroseconds, false},
     {"step_us", &Machine::step_seconds, kMicro, kMicroseconds, false},
 };
 struct SpeedTable {

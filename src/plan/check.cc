@@ -128,6 +128,7 @@ Result<void> check(const Machine& machine) {
                               {"load_watts", machine.load_watts, 0.0, kWattsMax},
                               {"price_usd", machine.price_usd, 0.0, kUsdMax},
                               {"dispatch_seconds", machine.dispatch_seconds, 0.0, kSecondsMax},
+                              {"expert_seconds", machine.expert_seconds, 0.0, kSecondsMax},
                               {"step_seconds", machine.step_seconds, 0.0, kSecondsMax},
                           }));
   for (std::size_t f = 0; f < kFormats; ++f) {

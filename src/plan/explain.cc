@@ -30,7 +30,7 @@ const Machine& machine_of(const Cluster& cluster, const Rank& rank) {
 
 double bandwidth_of(const Cluster& cluster, const Rank& rank) {
   return gemv_rate(cluster, machine_of(cluster, rank), cluster.model.quant.of(Part::kRouted).format,
-                   rank.weight_bytes);
+                   bytes_in_turn(cluster, rank.weight_bytes, 0.0).routed);
 }
 
 // The slowest rank waits because another one is full: which, and of how much.

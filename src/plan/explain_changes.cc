@@ -93,6 +93,7 @@ void add_dispatch(const Cluster& cluster, const Prediction& prediction,
   }
   for (Machine& machine : change.cluster.pool.machines) {
     machine.dispatch_seconds /= 2.0;
+    machine.expert_seconds /= 2.0;
     machine.step_seconds /= 2.0;
   }
   const auto n_layers = static_cast<double>(cluster.model.architecture.n_layers);

@@ -21,14 +21,16 @@ double layer_bytes(const Cluster& cluster, Part part) {
 // Work on one rank: `share` of the part's matrices, read once, multiplied by `rows` rows.
 class RankWork {
  public:
-  RankWork(const Cluster& cluster, const Placement& placement, std::size_t rank)
+  RankWork(const Cluster& cluster, const Placement& placement, std::size_t rank,
+           double distinct_experts)
       : cluster_(cluster),
         machine_(cluster.pool.machines[placement.ranks[rank].machine]),
-        resident_bytes_(placement.ranks[rank].weight_bytes) {}
+        in_turn_(bytes_in_turn(cluster, placement.ranks[rank].weight_bytes, distinct_experts)) {}
 
   Work matrices(Part part, double share, double rows, double copies_read = 1.0) const {
     const Format format = cluster_.model.quant.of(part).format;
-    const double rate = gemv_rate(cluster_, machine_, format, resident_bytes_);
+    const double in_turn = part == Part::kRouted ? in_turn_.routed : in_turn_.others;
+    const double rate = gemv_rate(cluster_, machine_, format, in_turn);
     Work work;
     work.memory = layer_bytes(cluster_, part) * share * copies_read / rate;
     work.compute =
@@ -36,7 +38,7 @@ class RankWork {
     return work;
   }
   double read(double bytes, Format format) const {
-    return bytes / gemv_rate(cluster_, machine_, format, resident_bytes_);
+    return bytes / gemv_rate(cluster_, machine_, format, in_turn_.others);
   }
   // A machine without a known FLOP rate is taken as limited by memory alone.
   double arithmetic(double flops) const {
@@ -49,7 +51,7 @@ class RankWork {
  private:
   const Cluster& cluster_;
   const Machine& machine_;
-  double resident_bytes_;
+  BytesInTurn in_turn_;
 };
 
 // Routed experts on this rank: a slice of each, whole ones, or all.
@@ -73,8 +75,17 @@ Work routed_work(const Cluster& cluster, const Placement& placement, std::size_t
 
 }  // namespace
 
-double gemv_rate(const Cluster& cluster, const Machine& machine, Format format,
-                 double resident_bytes) {
+BytesInTurn bytes_in_turn(const Cluster& cluster, double weight_bytes, double distinct_experts) {
+  const Model& model = cluster.model;
+  const double all = stored_bytes(model);
+  const double routed = stored_bytes(model, Part::kRouted);
+  const double read = all - stored_bytes(model, Part::kEmbedding);  // its rows are read, not it
+  const double left = std::min(1.0, distinct_experts / as_double(model.architecture.n_experts));
+  return {.routed = weight_bytes * read / all,
+          .others = weight_bytes * (read - routed * (1.0 - left)) / all};
+}
+
+double gemv_rate(const Cluster& cluster, const Machine& machine, Format format, double in_turn) {
   const std::size_t index = static_cast<std::size_t>(format);
   const double assumed = machine.peak_bandwidth * machine.efficiency *
                          cluster.software.efficiency[static_cast<std::size_t>(machine.device)];
@@ -84,12 +95,15 @@ double gemv_rate(const Cluster& cluster, const Machine& machine, Format format,
   if (cache <= memory || machine.cache_bytes <= 0.0) return memory;
   // Weights are read in the same order for every token. A cache that holds them serves all reads;
   // with twice as many, each line is gone before it is read again.
-  const double hit = std::clamp(2.0 - resident_bytes / machine.cache_bytes, 0.0, 1.0);
+  const double hit = std::clamp(2.0 - in_turn / machine.cache_bytes, 0.0, 1.0);
   return 1.0 / (hit / cache + (1.0 - hit) / memory);
 }
 
 double dispatch_seconds(const Cluster& cluster, const Machine& machine) {
-  if (machine.dispatch_seconds > 0.0) return machine.dispatch_seconds;
+  if (machine.dispatch_seconds > 0.0) {
+    return machine.dispatch_seconds +
+           machine.expert_seconds * as_double(cluster.model.architecture.experts_per_token);
+  }
   const auto& by_kind = cluster.software.dispatch_seconds[static_cast<std::size_t>(machine.device)];
   return by_kind[static_cast<std::size_t>(cluster.model.architecture.attention)];
 }
@@ -170,7 +184,7 @@ PhaseWork phase_work(const Cluster& cluster, const Placement& placement, std::si
   const Architecture& a = cluster.model.architecture;
   const Rank& mine = placement.ranks[rank];
   const bool pipeline = placement.strategy == Strategy::kPipeline;
-  const RankWork work(cluster, placement, rank);
+  const RankWork work(cluster, placement, rank, shape.distinct_experts);
   const std::size_t heads = pipeline ? a.n_heads : mine.n_heads;
   const double columns = pipeline ? 1.0 : ratio(mine.expert_units, expert_units(a));
   PhaseWork phases;

@@ -10,10 +10,17 @@
 
 namespace conclave::plan {
 
-// Bytes per second that this machine reads weights of a format with, when `resident_bytes` of
-// weights are in turn: a machine whose cache holds them all reads faster.
-double gemv_rate(const Cluster& cluster, const Machine& machine, Format format,
-                 double resident_bytes);
+// What a rank reads from one use of a weight to the next, itself included, where it keeps
+// `weight_bytes`: a routed expert comes again after many tokens, all else with the next one. A step
+// reads `distinct_experts` of each layer's.
+struct BytesInTurn {
+  double routed = 0.0;
+  double others = 0.0;
+};
+BytesInTurn bytes_in_turn(const Cluster& cluster, double weight_bytes, double distinct_experts);
+// Bytes per second that this machine reads weights of a format with, when `in_turn` bytes are read
+// from one use to the next: a machine whose cache holds those reads faster.
+double gemv_rate(const Cluster& cluster, const Machine& machine, Format format, double in_turn);
 // Per layer, besides reading weights.
 double dispatch_seconds(const Cluster& cluster, const Machine& machine);
 

@@ -36,6 +36,7 @@ struct Machine {
   std::array<double, kFormats> gemv_bandwidth{};        // weights in memory
   std::array<double, kFormats> cache_gemv_bandwidth{};  // weights in the cache
   double dispatch_seconds = 0.0;                        // per layer, besides reading weights
+  double expert_seconds = 0.0;                          // and per expert that a token takes there
   double step_seconds = 0.0;                            // per step: sampling, bookkeeping
 };
 

@@ -50,7 +50,7 @@ class PhaseSum {
     for (const Rank& rank : placement.ranks) {
       const Machine& machine = cluster.pool.machines[rank.machine];
       weights_.push_back(gemv_rate(cluster, machine, cluster.model.quant.of(Part::kRouted).format,
-                                   rank.weight_bytes));
+                                   bytes_in_turn(cluster, rank.weight_bytes, 0.0).routed));
       sum += weights_.back();
     }
     for (double& weight : weights_) weight /= sum;
@@ -286,9 +286,9 @@ double roofline(const Cluster& cluster, const Placement& placement) {
   for (const Rank& rank : placement.ranks) {
     const Machine& machine = cluster.pool.machines[rank.machine];
     double fastest = machine.peak_bandwidth;
+    const double in_turn = bytes_in_turn(cluster, rank.weight_bytes, 0.0).others;
     for (std::size_t f = 0; f < kFormats; ++f) {
-      fastest =
-          std::max(fastest, gemv_rate(cluster, machine, static_cast<Format>(f), rank.weight_bytes));
+      fastest = std::max(fastest, gemv_rate(cluster, machine, static_cast<Format>(f), in_turn));
     }
     bandwidth += fastest - machine.peak_bandwidth;
   }
