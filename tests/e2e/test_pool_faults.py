@@ -116,8 +116,8 @@ class Watched:
         stream.close()
 
 
-def check(pool, expected, name, strike, mend, tally):
-    seen = Watched(pool, strike=strike)
+def check(pool, expected, name, strike, mend, tally, at=AT):
+    seen = Watched(pool, at=at, strike=strike)
     assert seen.error is None, f"{name}: {seen.error}"
     assert seen.done and seen.finish == "length", f"{name}: {seen.done} {seen.finish}"
     assert seen.tokens == expected, f"{name}: the answer changed"
@@ -144,14 +144,10 @@ def loss_during_prefill(pool, tally):
 def two_losses(pool, expected, tally):
     """Both nodes one after the other; the head can hold the whole model alone."""
 
-    def second():
-        wait_until(lambda: not pool.status()["rebuilding"], 20, "the rebuild")
-        pool.node("node-b").kill("node")
-
     seen = Watched(pool, strike=lambda p: p.node("node-a").kill("node"))
     assert seen.tokens == expected, "first of two losses"
-    second()
-    seen = Watched(pool)
+    wait_until(lambda: not pool.status()["rebuilding"], 20, "the rebuild")
+    seen = Watched(pool, strike=lambda p: p.node("node-b").kill("node"))
     assert seen.tokens == expected, "second of two losses"
     tally.setdefault("two losses in a row", []).append(seen.pause)
     for name in ("node-a", "node-b"):
