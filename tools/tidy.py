@@ -39,6 +39,9 @@ TESTED_BY = {
     "src/cluster/cpu_host.cc": "tests/e2e/test_pool.py",
     "src/cluster/cpu_host_weights.cc": "tests/e2e/test_pool_weights.py",
     "src/cluster/node_agent.cc": "tests/e2e/test_pool.py",
+    "src/cluster/doctor_json.cc": "src/cluster/doctor_test.cc",
+    "src/cluster/link_json.cc": "src/cluster/pool_json_test.cc",
+    "src/cluster/pool_doctor.cc": "tests/e2e/test_pool_doctor.py",
     "src/cluster/pool_door.cc": "tests/e2e/test_pool.py",
     "src/cluster/pool_json.cc": "tests/e2e/test_pool.py",
     "src/cluster/worker_host.cc": "src/cluster/agent_test.cc",
@@ -47,6 +50,7 @@ TESTED_BY = {
     "src/server/serve.cc": "tests/e2e/test_serve.py",
     # The commands of the program are tested as processes.
     "src/apps/bench_command.cc": "tests/e2e/test_cli.py",
+    "src/apps/doctor_command.cc": "tests/e2e/test_pool_doctor.py",
     "src/apps/logging.cc": "tests/e2e/test_cli.py",
     "src/apps/node_command.cc": "tests/e2e/test_pool.py",
     "src/apps/pool_command.cc": "tests/e2e/test_pool.py",

@@ -47,6 +47,7 @@ void add_commands(CLI::App& app, Program& program) {
   add_serve_command(app, program);
   add_node_command(app, program);
   add_pool_commands(app, program);
+  add_doctor_command(app, program);
   CLI::App* model = app.add_subcommand("model", "Look at checkpoints, or make one for tests");
   add_inspect_command(*model, program);
   add_synth_command(*model, program);

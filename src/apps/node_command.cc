@@ -64,7 +64,8 @@ void add_node_command(CLI::App& root, Program& program) {
       ->check(CLI::Range(0, 65535));
   command
       ->add_option("--bulk-port", flags->bulk_port,
-                   "where others get the weights of this machine's --models; 0: any free one")
+                   "where others measure the link to this machine and get the weights of its "
+                   "--models; 0: any free one")
       ->check(CLI::Range(0, 65535));
   command->add_flag("--cache", flags->cache,
                     "keep the weights that others send on this machine's disk, so that a restart "

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "apps/link_report.h"
 #include "apps/program.h"
 #include "apps/terminal.h"
 #include "cluster/cluster.h"
@@ -69,6 +70,9 @@ std::string pool_text(const Json& pool) {
       "\n  machine              state                      share      weights    memory       "
       " bandwidth\n";
   for (const Json& node : pool["nodes"]) text += node_line(node);
+  if (const std::string links = link_matrix(pool["links"]); !links.empty()) {
+    text += "\nlinks: a message up and back, and what the machine on the left gets\n" + links;
+  }
   if (pool.contains("warning")) text += "\nwarning: " + pool.value("warning", "") + "\n";
   const Json& history = pool["history"];
   if (!history.empty()) text += "\nlately\n";

@@ -41,6 +41,7 @@ void add_run_command(CLI::App& root, Program& program);
 void add_serve_command(CLI::App& root, Program& program);
 void add_node_command(CLI::App& root, Program& program);
 void add_pool_commands(CLI::App& root, Program& program);  // pair, pool
+void add_doctor_command(CLI::App& root, Program& program);
 void add_logits_command(CLI::App& root, Program& program);
 void add_perplexity_command(CLI::App& root, Program& program);
 void add_bench_command(CLI::App& root, Program& program);

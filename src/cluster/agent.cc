@@ -11,8 +11,11 @@
 
 #include "cluster/admin_socket.h"
 #include "cluster/cluster.h"
+#include "cluster/discovery.h"
 #include "cluster/facts.h"
+#include "cluster/head_search.h"
 #include "cluster/identity_memory.h"
+#include "cluster/pool_doctor.h"
 #include "cluster/pool_door.h"
 #include "cluster/pool_json.h"
 #include "cluster/trace_gather.h"
@@ -34,6 +37,7 @@ wire::pb::Hello own_hello(const AgentOptions& options, std::uint64_t model,
   hello.set_wire_version(kWireVersion);
   hello.set_numerics(kNumericsId);
   hello.set_life(options.head.life);
+  if (options.pool) hello.set_host_id(options.pool->host_id);
   *hello.mutable_machine() = to_message(options.machine);
   hello.add_models(model);
   hello.set_bulk_port(bulk_port);
@@ -59,7 +63,10 @@ class Agent::State {
   void cancel(RequestId id);
   const AgentStatus& status() const { return status_; }
   HeadStatus pool_status() const { return head_->status(clock_.now()); }
-  std::string pool_text() const { return pool_json(pool_status(), history(), clock_.now()); }
+  std::string pool_text() const {
+    return pool_json(pool_status(), history(), doctor_ ? doctor_->links() : LinkTable(),
+                     clock_.now());
+  }
   void trace(std::size_t steps_max, TraceGather::Done done);
   std::vector<HistoryEntry> history() const { return head_->history(); }
   std::uint16_t pool_port() const { return door_ ? door_->port() : std::uint16_t{0}; }
@@ -67,6 +74,7 @@ class Agent::State {
  private:
   Result<void> watch(int fd);
   Result<void> open_door();
+  Result<void> announce();
   std::string answer(std::string_view request);
   Result<nlohmann::json> obey(const nlohmann::json& request);
   void act();
@@ -83,6 +91,8 @@ class Agent::State {
   std::unique_ptr<Head> head_;
   std::unique_ptr<WeightServer> weights_;
   std::unique_ptr<PoolDoor> door_;
+  std::unique_ptr<PoolDoctor> doctor_;  // with the door
+  std::unique_ptr<Discovery> discovery_;
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<WorkerHost> host_;
   TraceGather traces_;
@@ -104,6 +114,7 @@ Result<void> Agent::State::open_door() {
   DoorHandlers handlers;
   handlers.on_hello = [this](NodeId node, const wire::pb::Hello& hello) {
     head_->on_hello(clock_.now(), node, hello);
+    doctor_->on_hello(node, hello);
     act();
   };
   handlers.on_report = [this](NodeId node, const wire::pb::Report& report) {
@@ -111,8 +122,12 @@ Result<void> Agent::State::open_door() {
     act();
   };
   handlers.on_trace = [this](NodeId, const wire::pb::Trace& trace) { traces_.on_trace(trace); };
+  handlers.on_measured = [this](NodeId node, const wire::pb::Measured& answer) {
+    doctor_->on_measured(node, answer);
+  };
   handlers.on_gone = [this](NodeId node, const std::string& reason) {
     head_->on_gone(clock_.now(), node, reason);
+    doctor_->on_gone(node);
     act();
   };
   weights_ = std::make_unique<WeightServer>(std::vector<const model::ModelSource*>{&source_},
@@ -121,16 +136,34 @@ Result<void> Agent::State::open_door() {
     weights_->add(std::move(stream), name);
   };
   door_ = TRY(PoolDoor::open(*options_.pool, clock_, std::move(handlers)));
+  doctor_ = std::make_unique<PoolDoctor>(*door_, clock_);
   options_.worker.listen_host = options_.pool->host.empty() ? kEverywhere : options_.pool->host;
   options_.worker.clear = options_.pool->clear;
   options_.worker.host_id = options_.pool->host_id;
   TRY(watch(door_->fd()));
+  TRY(watch(doctor_->fd()));
+  TRY(announce());
   admin_ = TRY(AdminServer::create(door_->state(),
                                    [this](std::string_view request) { return answer(request); }));
   return watch(admin_->fd());
 }
 
-// What `conclave pair` and `conclave pool` ask.
+// So that nodes find this head when its address has changed. A pool of this machine alone needs no
+// announcing, and without a library or its daemon nodes use --peer.
+Result<void> Agent::State::announce() {
+  const std::string& host = options_.pool->host;
+  if (host.starts_with("127.") || host == "::1") return {};
+  discovery_ = make_discovery();
+  if (!discovery_) return {};
+  const Result<void> published = discovery_->publish(
+      options_.pool->name, door_->port(), head_record(pin_of(door_->identity().fingerprint())));
+  if (published) return watch(discovery_->fd());
+  spdlog::info("not announced reason=\"{}\"", published.error().message);
+  discovery_.reset();
+  return {};
+}
+
+// What `conclave pair`, `conclave pool` and `conclave doctor` ask.
 std::string Agent::State::answer(std::string_view request) {
   const nlohmann::json parsed = nlohmann::json::parse(request, nullptr, false);
   Result<nlohmann::json> answer =
@@ -150,6 +183,7 @@ Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
   if (what == "pool") {
     return nlohmann::json::parse(pool_text());
   }
+  if (what == "doctor") return doctor_->obey(request, pool_status());
   if (what == "drain") {
     const std::optional<NodeId> node = door_->find(name);
     if (!node) return not_found("no machine of the pool is called \"" + name + "\"");
@@ -158,7 +192,9 @@ Result<nlohmann::json> Agent::State::obey(const nlohmann::json& request) {
     return nlohmann::json{{"ok", true}};
   }
   if (what == "remove") {
-    head_->remove(clock_.now(), TRY(door_->remove(name)));
+    const NodeId node = TRY(door_->remove(name));
+    head_->remove(clock_.now(), node);
+    doctor_->on_gone(node);
     weights_->drop(name);
     act();
     return nlohmann::json{{"ok", true}};
@@ -189,13 +225,16 @@ Result<void> Agent::State::start() {
   host_ = TRY(WorkerHost::create(std::move(host), clock_, std::move(handlers)));
   if (door_) host_->keep(kIdentityMemory, TRY(identity_memory(door_->identity())));
   TRY(watch(host_->fd()));
-  head_->on_hello(clock_.now(), kHeadNode, own_hello(options_, source_.fingerprint(), pool_port()));
+  const wire::pb::Hello hello = own_hello(options_, source_.fingerprint(), pool_port());
+  head_->on_hello(clock_.now(), kHeadNode, hello);
+  if (doctor_) doctor_->on_hello(kHeadNode, hello);
   return {};
 }
 
 void Agent::State::poll() {
   if (door_) door_->poll();
   if (admin_) admin_->poll(clock_.now());
+  if (discovery_) discovery_->poll(clock_.now());
   host_->poll();
   head_->on_tick(clock_.now());
   traces_.on_tick(clock_.now());
@@ -274,6 +313,7 @@ void Agent::State::log_history() {
 
 void Agent::State::update_status() {
   const HeadStatus pool = head_->status(clock_.now());
+  if (doctor_) doctor_->poll(pool);
   const bool running = pool.phase == HeadPhase::kRunning;
   was_ready_ = was_ready_ || running;
   status_.state =

@@ -136,7 +136,8 @@ struct NodeAgentOptions {
   std::string name;
   std::string join_code;  // empty: the pool that the state folder knows
   std::string peer;       // host:port of the head, where the stored addresses do not answer
-  // Where others get the weights of this machine's checkpoints; empty host: all addresses.
+  // Where others measure the link to this machine and get the weights of its checkpoints; empty
+  // host: all addresses.
   std::string bulk_host;
   std::uint16_t bulk_port = 0;  // 0: any
   WorkerOptions worker;         // its descriptors, pid and addresses are the agent's to fill
@@ -145,6 +146,11 @@ struct NodeAgentOptions {
   std::string host_id;
   std::function<void(const std::string&)> on_event;  // one line for a person
 };
+
+// What `conclave doctor` says where no head runs: this machine alone, JSON as from a head. `port`
+// is what a head would listen on. Changes nothing.
+std::string check_this_machine(const std::filesystem::path& state_dir, const std::string& name,
+                               std::uint16_t port, const Clock& clock);
 
 // Runs until SIGINT or SIGTERM. Errors: no pool is known, the code is refused, the state folder
 // cannot be had.

@@ -7,14 +7,19 @@
 
 #include <array>
 #include <cerrno>
+#include <map>
 #include <random>
 #include <utility>
 
 #include "cluster/checkpoint_folders.h"
 #include "cluster/cluster.h"
 #include "cluster/control_hub.h"
+#include "cluster/discovery.h"
 #include "cluster/facts.h"
+#include "cluster/head_search.h"
 #include "cluster/identity_memory.h"
+#include "cluster/link_message.h"
+#include "cluster/link_probe.h"
 #include "cluster/pairing.h"
 #include "cluster/weight_server.h"
 
@@ -55,6 +60,9 @@ class NodeAgent {
   void on_to_node(std::string_view payload);
   void on_assignment(wire::pb::Assignment& assignment);
   void on_members(wire::pb::SignedMemberList& members);
+  void on_measure(const wire::pb::Measure& request);
+  void answer_measured();
+  void search_head();
   void on_incoming(const OpenedConnection& connection);
   Trust trust_of(const transport::Fingerprint& peer) const;
   void say_hello();
@@ -72,10 +80,16 @@ class NodeAgent {
   std::optional<PairCode> code_;  // still to be shown
   std::optional<JoinedPool> pool_;
   std::vector<model::ModelSource> checkpoints_;  // of this machine
-  std::unique_ptr<WeightServer> weights_;        // only where there are some
+  std::unique_ptr<WeightServer> weights_;
   std::uint16_t bulk_port_ = 0;
   std::unique_ptr<ControlHub> hub_;
   std::unique_ptr<WorkerHost> host_;
+  std::unique_ptr<LinkProber> prober_;
+  // What it measures: who asked, under which id of his.
+  std::map<std::uint64_t, std::pair<ConnectionId, std::uint64_t>> measuring_;
+  std::uint64_t next_measuring_ = 1;
+  std::optional<HeadSearch> search_;  // since no known address answered
+  std::unique_ptr<Discovery> discovery_;
   std::optional<ConnectionId> calling_;
   std::optional<ConnectionId> head_;
   transport::Fingerprint paired_with_{};
@@ -144,13 +158,13 @@ Result<void> NodeAgent::start() {
   return start_host();
 }
 
-// Other machines may have no files.
+// Without files too: links are measured by the same connections.
 Result<void> NodeAgent::serve_weights() {
   checkpoints_ = open_checkpoints(options_.worker.model_dirs);
-  if (checkpoints_.empty()) return {};
   std::vector<const model::ModelSource*> models;
   for (const model::ModelSource& checkpoint : checkpoints_) models.push_back(&checkpoint);
   weights_ = std::make_unique<WeightServer>(models, clock_, WeightServerLimits{});
+  prober_ = std::make_unique<LinkProber>(identity_, clock_);
   bulk_port_ = TRY(hub_->listen(options_.bulk_host, options_.bulk_port));
   return {};
 }
@@ -162,7 +176,7 @@ Trust NodeAgent::trust_of(const transport::Fingerprint& peer) const {
 
 void NodeAgent::on_incoming(const OpenedConnection& connection) {
   const Member* member = pool_ ? pool_->members().find(connection.peer) : nullptr;
-  if (connection.purpose != Purpose::kBulk || weights_ == nullptr || member == nullptr) {
+  if (connection.purpose != Purpose::kBulk || member == nullptr) {
     return hub_->close(connection.id, "this machine gives weights and nothing else");
   }
   weights_->add(hub_->take(connection.id), member->name);
@@ -177,13 +191,20 @@ std::vector<HostPort> NodeAgent::addresses() const {
   }
   const std::vector<HostPort> known = code_ ? code_->addresses : pool_->addresses();
   addresses.insert(addresses.end(), known.begin(), known.end());
+  if (search_) {
+    const std::vector<HostPort> found = search_->addresses();
+    addresses.insert(addresses.end(), found.begin(), found.end());
+  }
   return addresses;
 }
 
 void NodeAgent::call() {
   if (head_ || calling_ || clock_.now() < call_at_) return;
   const std::vector<HostPort> all = addresses();
+  // Each has been called once.
+  if (next_address_ >= all.size()) search_head();
   if (all.empty()) {
+    if (discovery_) return;
     end_ = not_found("no address of the head is known: give --peer host:port");
     return;
   }
@@ -191,6 +212,18 @@ void NodeAgent::call() {
   const ExpectedPeer expected = code_ ? ExpectedPeer(code_->head) : ExpectedPeer(pool_->head());
   calling_ = hub_->connect(head_address_, expected, code_ ? Purpose::kPair : Purpose::kControl,
                            clock_.now());
+}
+
+void NodeAgent::search_head() {
+  if (search_) return;
+  search_.emplace(code_ ? code_->head : pin_of(pool_->head()));
+  discovery_ = make_discovery();
+  if (!discovery_) return;
+  const Result<void> browsing =
+      discovery_->browse([this](const FoundService& service) { search_->on_found(service); });
+  if (browsing) return;
+  spdlog::info("the head is not looked for reason=\"{}\"", browsing.error().message);
+  discovery_.reset();
 }
 
 void NodeAgent::on_open(const OpenedConnection& connection) {
@@ -266,6 +299,7 @@ void NodeAgent::on_to_node(std::string_view payload) {
     *ask.mutable_trace() = message->trace();
     return host_->tell(ask);
   }
+  if (message->has_measure()) return on_measure(message->measure());
   if (message->has_members()) return on_members(*message->mutable_members());
   if (message->has_assignment()) on_assignment(*message->mutable_assignment());
 }
@@ -283,6 +317,30 @@ void NodeAgent::on_assignment(wire::pb::Assignment& assignment) {
   host_->on_assignment(assignment);
 }
 
+void NodeAgent::on_measure(const wire::pb::Measure& request) {
+  wire::pb::FromNode answer;
+  answer.mutable_measured()->set_id(request.id());
+  if (!request.has_peer()) {
+    *answer.mutable_measured()->mutable_checks() = to_message(check_machine(state_.path()));
+    return hub_->send(*head_, answer);
+  }
+  Result<transport::Endpoint> peer = from_message(request.peer());
+  if (!peer) return hub_->close(*head_, peer.error().message);
+  if (peer->host.empty()) peer->host = head_address_.host;
+  measuring_[next_measuring_] = {*head_, request.id()};
+  prober_->start(next_measuring_++, {.node = {}, .endpoint = std::move(*peer)});
+}
+
+void NodeAgent::answer_measured() {
+  for (const LinkProber::Found& found : prober_->take()) {
+    const auto [asker, id] = measuring_.extract(found.id).mapped();
+    wire::pb::FromNode answer;
+    answer.mutable_measured()->set_id(id);
+    *answer.mutable_measured()->mutable_link() = to_message(found.link);
+    hub_->send(asker, answer);  // nothing, when that connection has gone
+  }
+}
+
 void NodeAgent::on_members(wire::pb::SignedMemberList& members) {
   const Membership before = pool_->members();
   const Result<bool> updated = pool_->update(std::move(members));
@@ -295,9 +353,7 @@ void NodeAgent::on_members(wire::pb::SignedMemberList& members) {
     spdlog::warn("member list not saved reason=\"{}\"", saved.error().message);
   }
   for (const Member& member : before.members()) {
-    if (weights_ && pool_->members().find(member.fingerprint) == nullptr) {
-      weights_->drop(member.name);
-    }
+    if (pool_->members().find(member.fingerprint) == nullptr) weights_->drop(member.name);
   }
 }
 
@@ -330,8 +386,12 @@ Result<int> NodeAgent::run() {
   if (!ended.open()) return unavailable("cannot watch signals");
   while (!end_) {
     call();
-    std::array<pollfd, 3> fds = {
-        {{hub_->fd(), POLLIN, 0}, {host_->fd(), POLLIN, 0}, {ended.get(), POLLIN, 0}}};
+    const int found = discovery_ ? discovery_->fd() : -1;  // poll() passes over -1
+    std::array<pollfd, 5> fds = {{{hub_->fd(), POLLIN, 0},
+                                  {host_->fd(), POLLIN, 0},
+                                  {ended.get(), POLLIN, 0},
+                                  {prober_->fd(), POLLIN, 0},
+                                  {found, POLLIN, 0}}};
     const int tick =
         static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(kTick).count());
     if (::poll(fds.data(), fds.size(), tick) < 0 && errno != EINTR) break;
@@ -346,6 +406,8 @@ Result<int> NodeAgent::run() {
     }
     hub_->poll(clock_.now());
     host_->poll();
+    answer_measured();
+    if (discovery_) discovery_->poll(clock_.now());
   }
   if (end_) return *end_;
   return unavailable("cannot wait for messages");

@@ -148,6 +148,7 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
   switch (message->body_case()) {
     case wire::pb::FromNode::kHello: {
       session.said_hello = true;
+      session.bulk_port = message->hello().bulk_port();
       const Member* member = members_.find(session.peer);
       if (member != nullptr) message->mutable_hello()->mutable_machine()->set_name(member->name);
       handlers_.on_hello(node, message->hello());
@@ -163,7 +164,7 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
     case wire::pb::FromNode::kTrace:
       return handlers_.on_trace(node, message->trace());
     case wire::pb::FromNode::kMeasured:
-      return hub_->close(id, "a measurement nobody asked for");
+      return handlers_.on_measured(node, message->measured());
     case wire::pb::FromNode::kLeaving:
       return hub_->close(id, message->leaving());
     case wire::pb::FromNode::BODY_NOT_SET:
@@ -247,6 +248,33 @@ void PoolDoor::ask_trace(NodeId node, const wire::pb::TraceRequest& request) {
   wire::pb::ToNode message;
   *message.mutable_trace() = request;
   hub_->send(it->second, message);
+}
+
+void PoolDoor::ask_measure(NodeId node, const wire::pb::Measure& request) {
+  const auto it = by_node_.find(node);
+  if (it == by_node_.end()) return;
+  wire::pb::ToNode message;
+  *message.mutable_measure() = request;
+  hub_->send(it->second, message);
+}
+
+std::optional<wire::pb::Endpoint> PoolDoor::bulk_endpoint(NodeId node, Caller caller) const {
+  wire::pb::Endpoint endpoint;
+  transport::Fingerprint key = identity_.fingerprint();
+  endpoint.set_port(port_);
+  if (node != kHeadNode) {
+    const auto connection = by_node_.find(node);
+    if (connection == by_node_.end()) return std::nullopt;
+    const Session& session = sessions_.at(connection->second);
+    key = session.peer;
+    endpoint.set_port(session.bulk_port);
+    if (caller == Caller::kThisMachine || !is_loopback(session.address.host)) {
+      endpoint.set_host(session.address.host);
+    }
+  }
+  if (endpoint.port() == 0) return std::nullopt;
+  endpoint.set_fingerprint(key.data(), key.size());
+  return endpoint;
 }
 
 void PoolDoor::refuse(NodeId node, const std::string& reason) {

@@ -22,6 +22,7 @@ struct DoorHandlers {
   std::function<void(NodeId, const wire::pb::Report&)> on_report;
   std::function<void(NodeId, const std::string& reason)> on_gone;
   std::function<void(NodeId, const wire::pb::Trace&)> on_trace;
+  std::function<void(NodeId, const wire::pb::Measured&)> on_measured;
   // A member wants weights; `name` is its name in the pool.
   std::function<void(transport::SecureStream, const std::string& name)> on_bulk;
 };
@@ -42,6 +43,12 @@ class PoolDoor {
   // Fills in where the assignment's holders can be reached; those that are gone are left out.
   void send(NodeId node, const wire::pb::Assignment& assignment);
   void ask_trace(NodeId node, const wire::pb::TraceRequest& request);
+  void ask_measure(NodeId node, const wire::pb::Measure& request);
+  // Where the agent `node` answers bulk connections, as this machine calls it, or as others do:
+  // then without a host where it is beside this head. nullopt: it is not connected, or has no such
+  // port.
+  enum class Caller : std::uint8_t { kThisMachine, kOthers };
+  std::optional<wire::pb::Endpoint> bulk_endpoint(NodeId node, Caller caller) const;
   // Says why and ends the connection.
   void refuse(NodeId node, const std::string& reason);
   // For `conclave node --join`; good for one machine and ten minutes.
@@ -68,6 +75,7 @@ class PoolDoor {
     transport::Fingerprint peer{};
     bool pairing = false;
     bool said_hello = false;
+    std::uint32_t bulk_port = 0;
   };
 
   PoolOptions options_;

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cluster/link_json.h"
+
 namespace conclave::cluster {
 namespace {
 
@@ -71,7 +73,7 @@ std::string files_warning(const HeadStatus& status) {
 }  // namespace
 
 std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
-                      Time now) {
+                      const LinkTable& links, Time now) {
   Json json;
   json["phase"] = phase_name(status.phase);
   json["text"] = status.text;
@@ -93,7 +95,12 @@ std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>&
     json["predicted_step_seconds"] = status.layout->step_seconds;
   }
   json["nodes"] = Json::array();
-  for (const NodeStatus& node : status.nodes) json["nodes"].push_back(node_json(status, node));
+  std::map<NodeId, std::string> names;
+  for (const NodeStatus& node : status.nodes) {
+    json["nodes"].push_back(node_json(status, node));
+    names[node.node] = node.name;
+  }
+  json["links"] = links_json(links, names, now);
   json["history"] = Json::array();
   for (const HistoryEntry& entry : history) {
     json["history"].push_back({{"seconds_ago", seconds(now - entry.at)}, {"text", entry.text}});

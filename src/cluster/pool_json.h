@@ -6,9 +6,11 @@
 
 #include "base/clock.h"
 #include "cluster/head.h"
+#include "cluster/link_table.h"
 
 namespace conclave::cluster {
 
-std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history, Time now);
+std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
+                      const LinkTable& links, Time now);
 
 }  // namespace conclave::cluster

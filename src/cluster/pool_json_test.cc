@@ -17,8 +17,8 @@ NodeStatus machine(std::uint64_t id, const char* name, bool files) {
   return node;
 }
 
-nlohmann::json shown(const HeadStatus& status) {
-  return nlohmann::json::parse(pool_json(status, {}, Time{}));
+nlohmann::json shown(const HeadStatus& status, const LinkTable& links = {}) {
+  return nlohmann::json::parse(pool_json(status, {}, links, Time{}));
 }
 
 TEST(PoolJson, SaysWhoHasTheFilesAndWarnsOfTheLastOne) {
@@ -38,6 +38,24 @@ TEST(PoolJson, SaysWhoHasTheFilesAndWarnsOfTheLastOne) {
   EXPECT_TRUE(shown(status).contains("warning"));
   status.layout = nullptr;  // of which model?
   EXPECT_FALSE(shown(status).contains("warning"));
+}
+
+TEST(PoolJson, ShowsTheLinksOfMachinesThatItNames) {
+  HeadStatus status;
+  status.nodes = {machine(0, "head", true), machine(1, "node-a", false)};
+  LinkTable links;
+  links.set(Time{}, kHeadNode, NodeId{1}, {.rtt_seconds = 2e-4, .bandwidth = 1.5e9});
+  links.set(Time{}, NodeId{1}, kHeadNode, {.error = "does not answer"});
+  links.set(Time{}, NodeId{2}, kHeadNode, {.error = "of a machine that left"});
+  const nlohmann::json shown_links = shown(status, links)["links"];
+  ASSERT_EQ(shown_links.size(), 2u);
+  EXPECT_EQ(shown_links[0]["from"], "head");
+  EXPECT_EQ(shown_links[0]["to"], "node-a");
+  EXPECT_DOUBLE_EQ(shown_links[0]["rtt_us"], 200.0);
+  EXPECT_DOUBLE_EQ(shown_links[0]["bandwidth_gb_s"], 1.5);
+  EXPECT_FALSE(shown_links[0].contains("error"));
+  EXPECT_EQ(shown_links[1]["error"], "does not answer");
+  EXPECT_FALSE(shown_links[1].contains("rtt_us"));
 }
 
 TEST(PoolJson, ShowsHowFarLoadingIs) {
