@@ -79,7 +79,10 @@ std::string doctor_text(const Json& report) {
   std::string text = "machines\n";
   for (const Json& machine : report["machines"]) text += machine_line(machine);
   if (const std::string links = link_matrix(report["links"]); !links.empty()) {
-    text += "\nlinks: a message up and back, and what the machine on the left gets\n" + links;
+    text +=
+        "\nlinks, measured in passing: a message up and back, and what the machine on the left "
+        "gets\n" +
+        links;
   }
   text += "\n";
   std::size_t n_wrong = 0;

@@ -231,6 +231,7 @@ void NodeAgent::on_open(const OpenedConnection& connection) {
   calling_.reset();
   head_ = connection.id;
   head_address_.host = connection.address.host;
+  next_address_ = 0;
   retry_ = kRetryFirst;
   if (connection.purpose == Purpose::kPair) {
     paired_with_ = connection.peer;

@@ -6,10 +6,11 @@ import pathlib
 import subprocess
 import tempfile
 import unittest
+from unittest import mock
 
 import netns
 from pool import Pool
-from serving import clean_environment, find_binary, wait_until
+from serving import Server, clean_environment, find_binary, wait_until
 
 NAMES = ["head", "node-a", "node-b"]
 BULK_PORT = 7444
@@ -100,6 +101,39 @@ class Doctor(unittest.TestCase):
             self.assertEqual(report["status"], 1)
             self.assertEqual(report["texts"], ["node-b is gone"])
             self.assertEqual(len(report["links"]), 2)
+
+
+class Found(unittest.TestCase):
+    def test_a_head_on_another_port_is_found(self):
+        """With a library of our own: its network is a folder."""
+        with tempfile.TemporaryDirectory() as folder:
+            network = pathlib.Path(folder) / "network"
+            network.mkdir()
+            source = pathlib.Path(__file__).with_name("fake_dns_sd.c")
+            library = pathlib.Path(folder) / "libdns_sd.so.1"
+            netns.run("cc", "-shared", "-fPIC", "-o", library, source)
+            fake = {
+                "LD_LIBRARY_PATH": folder,
+                "FAKE_DNS_SD_DIR": str(network),
+                "FAKE_DNS_SD_HOST": netns.address_of(0),
+            }
+            with mock.patch.dict(os.environ, fake):
+                self.move_the_head(network)
+
+    def move_the_head(self, network):
+        with Pool(1, "--shares", "1,1", namespaces=True) as pool:
+            announced = (network / "head").read_bytes()
+            advice = [f["text"] for f in doctor(pool)["findings"] if f["kind"] == "advice"]
+            self.assertFalse(any("DNS-SD" in text for text in advice), advice)
+            pool.head.kill()
+            wait_until(lambda: "is gone" in pool.nodes[0].read_log(), 10, "the node hears of it")
+            pool.head = Server(
+                "--pool", "--pool-host", netns.address_of(0), "--pool-port", "0", "--state",
+                pool.state, "--name", "head", "--nodes", "2", "--shares", "1,1",
+                "--bandwidth", "20", "--threads", "1", ready=False,
+            )  # fmt: skip
+            self.assertNotEqual((network / "head").read_bytes(), announced)
+            pool.wait_running(2, 30)
 
 
 class Alone(unittest.TestCase):
