@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""pool_speed.py MODEL [--weights int8] [--pairs 7] [--tokens 48]
+"""pool_speed.py MODEL [--weights int8] [--pairs 7] [--tokens 48] [--delays 100,500]
 
 Decode speed of two nodes with one thread each against one process with two threads, on the same two
 cores. The share of the single process that could be reached is B / (B + r): B bytes are read per
 token, of which r both nodes must read (`conclave model inspect`). Pairs are interleaved, each side
 loaded anew; prints every pair, then medians, for each way of connecting.
+
+With --delays, in microseconds, every message takes so much longer (the Delayed transport), and a
+step should be longer by that many delays as it has messages in sequence: two a layer, one that
+begins it and one that ends it. Then prints measured against expected.
 """
 
 import argparse
@@ -89,28 +93,51 @@ def ask(folder, *arguments):
     return done.stdout if done.returncode == 0 else None
 
 
-def together(options, log, flags, delay_us=0):
+def together(options, log, flags, delay_us=0, nodes=2):
+    """Speed of a pool of `nodes` ranks of one thread; two have a core each, more share both."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="conclave-speed-"))
     port = local_server.free_port()
     shared = ["--threads", 1, "--bandwidth", 20, "--delay-us", delay_us, *flags]
     processes = []
+    shares = ",".join(["1"] * nodes)
+    cores = [0, 1] if nodes == 2 else [None] * nodes
     try:
-        processes.append(Process(log, 0, "serve", options.model, "--port", port, "--weights",
+        processes.append(Process(log, cores[0], "serve", options.model, "--port", port, "--weights",
                                  options.weights, "--context", 512, "--pool", "--pool-host",
-                                 "127.0.0.1", "--pool-port", 0, "--nodes", 2, "--survive", 0,
-                                 "--shares", "1,1", "--state", folder / "head", *shared))  # fmt: skip
-        code = None
-        while code is None:
-            time.sleep(0.1)
-            code = ask(folder, "pair", "--json")
-        processes.append(Process(log, 1, "node", "--join", json.loads(code)["code"], "--models",
-                                 options.model, "--state", folder / "node", *shared))  # fmt: skip
+                                 "127.0.0.1", "--pool-port", 0, "--nodes", nodes, "--survive", 0,
+                                 "--shares", shares, "--state", folder / "head", *shared))  # fmt: skip
+        for i in range(1, nodes):
+            code = None
+            while code is None:
+                time.sleep(0.1)
+                code = ask(folder, "pair", "--json")
+            processes.append(Process(log, cores[i], "node", "--join", json.loads(code)["code"],
+                                     "--name", f"node-{i}", "--models", options.model, "--state",
+                                     folder / f"node-{i}", *shared))  # fmt: skip
         wait_healthy(port)
         return best_of(port, options.tokens)
     finally:
         for process in reversed(processes):
             process.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def delayed(options, log, delays):
+    config = json.loads((pathlib.Path(options.model) / "config.json").read_text())
+    rounds = 2 * config["num_hidden_layers"] + 2
+    errors = {delay: [] for delay in delays}
+    for _ in range(options.pairs):
+        base = 1.0 / together(options, log, WAYS["shm"])
+        for delay in delays:
+            step = 1.0 / together(options, log, WAYS["shm"], delay)
+            expected = base + rounds * delay * 1e-6
+            errors[delay].append(step / expected - 1.0)
+            print(f"delay {delay:4d} us  step {step * 1e3:6.2f} ms  expected {expected * 1e3:6.2f} ms"
+                  f"  {errors[delay][-1]:+6.1%}", flush=True)  # fmt: skip
+    for delay in delays:
+        median = statistics.median(errors[delay])
+        print(f"delay {delay:4d} us  {rounds} rounds, median {median:+.1%} of compute + rounds x delay")
+    return 0
 
 
 def main():
@@ -120,15 +147,17 @@ def main():
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--delay-us", type=int, default=0)
+    parser.add_argument("--delays", default="")
     options = parser.parse_args()
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb") as log:
+        if options.delays:
+            return delayed(options, log, [int(delay) for delay in options.delays.split(",")])
         for way in options.ways.split(","):
             ratios, pool_speeds = [], []
             for _ in range(options.pairs):
                 one = alone(options, log)
-                two = together(options, log, WAYS[way], options.delay_us)
+                two = together(options, log, WAYS[way])
                 ratios.append(two / one)
                 pool_speeds.append(two)
                 print(f"{way:14s} one process {one:7.2f}  two nodes {two:7.2f} tok/s  "

@@ -135,6 +135,7 @@ void add_probe_command(CLI::App& root, Program& program) {
   command->add_option("--threads", options->threads,
                       "thread counts, joined by commas (default: 1 and one per core)");
   command->add_option("--isa", options->isa, "instruction set (default: the fastest)");
+  command->add_option("--pace", options->pace)->group("");
   command
       ->add_option("--memory-mb", options->memory_mb,
                    "MiB of weights to read (default: four times the last-level cache)")

@@ -20,7 +20,7 @@ struct ProbeRequest {
   std::size_t memory_bytes = std::size_t{512} << 20;  // read by the kernels in turn
 };
 
-// About half a second. `temporary_dir`: where two tiny checkpoints are written and removed again.
+// About half a second. `temporary_dir`: where three tiny checkpoints are written and removed again.
 Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& request,
                                     const std::filesystem::path& temporary_dir);
 

@@ -176,7 +176,7 @@ TEST_F(HeadTest, AnEpochInWhichAllWaitForOneAnotherEnds) {
 TEST_F(HeadTest, ARankThatDoesNotAnswerToAnEpochHangs) {
   for (std::uint64_t node = 0; node < 3; ++node) hello(node);
   pass(milliseconds(350));
-  for (const std::uint64_t node : {2, 1, 0}) ready(node);
+  for (const std::uint64_t node : {2u, 1u, 0u}) ready(node);
   pass(milliseconds(1600));
   says_broken(0, collective::Broken::Kind::kLate, 2);
   says_broken(1, collective::Broken::Kind::kLate, 2);

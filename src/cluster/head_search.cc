@@ -1,7 +1,6 @@
 #include "cluster/head_search.h"
 
 #include <algorithm>
-#include <ranges>
 
 namespace conclave::cluster {
 namespace {
@@ -34,7 +33,7 @@ void HeadSearch::on_found(const FoundService& service) {
 
 std::vector<HostPort> HeadSearch::addresses() const {
   std::vector<HostPort> addresses;
-  for (const auto& [name, address] : std::views::reverse(found_)) addresses.push_back(address);
+  for (auto it = found_.rbegin(); it != found_.rend(); ++it) addresses.push_back(it->second);
   return addresses;
 }
 

@@ -67,7 +67,7 @@ TEST(PlannerPlacer, OneMachineComputesTheWholeModel) {
 
 TEST(PlannerPlacer, MachinesThatAreTooSmallShareIt) {
   const auto made = placer({});
-  for (const std::size_t n : {2, 3, 5}) {
+  for (const std::size_t n : {2u, 3u, 5u}) {
     const auto layout = made->place(machines(n, 42e6));
     ASSERT_TRUE(layout) << n << ": " << layout.error().message;
     EXPECT_GT(layout->homes.size(), 1u);

@@ -180,7 +180,7 @@ Result<void> Worker::try_join(const wire::pb::Epoch& epoch) {
     if (virtual_ranks[v].rank == spec.rank) own.push_back(v);
   }
   backend::Backend* backend = TRY(host_.activate(own));
-  member_.emplace();
+  member_ = std::make_unique<Membership>();
   member_->epoch = epoch;
   if (spec.ranks.size() > 1) {
     member_->transport = TRY(fabric_.join(spec, clock_.now() + limits_.join_limit, this));

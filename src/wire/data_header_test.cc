@@ -32,7 +32,7 @@ std::uint64_t word(const Bytes& bytes, std::size_t at, std::size_t size) {
 // As the header file defines it, written a second time.
 void seal(Bytes& bytes) {
   std::uint64_t sum = 0;
-  for (const std::size_t at : {0, 8, 16}) sum = hash_combine(sum, word(bytes, at, 8));
+  for (const std::size_t at : {0u, 8u, 16u}) sum = hash_combine(sum, word(bytes, at, 8));
   sum = hash_combine(sum, word(bytes, 24, 4));
   for (std::size_t i = 0; i < 4; ++i) bytes[28 + i] = static_cast<std::byte>(sum >> (8 * i));
 }

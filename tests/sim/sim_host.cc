@@ -52,7 +52,7 @@ class TimedBackend final : public backend::Backend {
 
  private:
   void look_at(const backend::Step& step) {
-    n_rows_ = step.tokens.size();
+    n_rows_ = static_cast<std::int64_t>(step.tokens.size());
     prefill_ = std::ranges::any_of(
         step.sequences, [](const auto& rows) { return rows.n_rows > 1 && !rows.decode; });
   }
@@ -130,7 +130,7 @@ void SimHost::load(Process& self, const wire::pb::Assignment& assignment) {
     return around_.memory.slices.contains(name_of(loaded->layout.virtual_ranks[v].slice));
   };
   // What earlier workers left complete is there at once: the head should not take it for missing.
-  std::ranges::stable_partition(todo, there);
+  std::stable_partition(todo.begin(), todo.end(), there);
   bool told = false;
   for (const std::size_t v : todo) {
     if (changed_) break;
