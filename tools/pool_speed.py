@@ -4,7 +4,9 @@
 Decode speed of two nodes with one thread each against one process with two threads, on the same two
 cores. The share of the single process that could be reached is B / (B + r): B bytes are read per
 token, of which r both nodes must read (`conclave model inspect`). Pairs are interleaved, each side
-loaded anew; prints every pair, then medians, for each way of connecting.
+loaded anew; prints every pair, then medians, for each way of connecting. Speeds are means over all tokens and, in
+parentheses, those of the median step: on a shared host a core is taken away now and then, which one
+process evades by giving the other thread more to do, and two nodes cannot.
 
 With --delays, in microseconds, every message takes so much longer (the Delayed transport), and a
 step should be longer by that many delays as it has messages in sequence: two a layer, one that
@@ -58,8 +60,26 @@ def wait_healthy(port):
         time.sleep(0.2)
 
 
-def decode_speed(port, tokens):
-    """Tokens per second after the first, of one greedy answer."""
+class Speed:
+    """Of several greedy answers, after the first token of each."""
+
+    def __init__(self, port, tokens):
+        self.times, self.seconds = [], 0.0
+        token_times(port, 8)
+        for _ in range(3):
+            times = token_times(port, tokens)
+            self.seconds += times[-1] - times[0]
+            self.times += [b - a for a, b in zip(times, times[1:])]
+
+    def mean(self):
+        return len(self.times) / self.seconds
+
+    def median(self):
+        """At the median step: without the moments in which the host takes a core away."""
+        return 1.0 / statistics.median(self.times)
+
+
+def token_times(port, tokens):
     request = {"messages": [{"role": "user", "content": "x"}], "temperature": 0,
                "max_tokens": tokens, "ignore_eos": True, "logprobs": True}  # fmt: skip
     times = []
@@ -68,12 +88,7 @@ def decode_speed(port, tokens):
             times += [time.monotonic()] * len((choice.get("logprobs") or {}).get("content", []))
     if len(times) != tokens:
         raise RuntimeError(f"{len(times)} tokens instead of {tokens}")
-    return (len(times) - 1) / (times[-1] - times[0])
-
-
-def best_of(port, tokens):
-    decode_speed(port, 8)
-    return statistics.median(decode_speed(port, tokens) for _ in range(3))
+    return times
 
 
 def alone(options, log):
@@ -82,7 +97,7 @@ def alone(options, log):
                      "--weights", options.weights, "--context", 512)  # fmt: skip
     try:
         wait_healthy(port)
-        return best_of(port, options.tokens)
+        return Speed(port, options.tokens)
     finally:
         server.end()
 
@@ -115,7 +130,7 @@ def together(options, log, flags, delay_us=0, nodes=2):
                                      "--name", f"node-{i}", "--models", options.model, "--state",
                                      folder / f"node-{i}", *shared))  # fmt: skip
         wait_healthy(port)
-        return best_of(port, options.tokens)
+        return Speed(port, options.tokens)
     finally:
         for process in reversed(processes):
             process.end()
@@ -127,9 +142,9 @@ def delayed(options, log, delays):
     rounds = 2 * config["num_hidden_layers"] + 2
     errors = {delay: [] for delay in delays}
     for _ in range(options.pairs):
-        base = 1.0 / together(options, log, WAYS["shm"])
+        base = 1.0 / together(options, log, WAYS["shm"]).median()
         for delay in delays:
-            step = 1.0 / together(options, log, WAYS["shm"], delay)
+            step = 1.0 / together(options, log, WAYS["shm"], delay).median()
             expected = base + rounds * delay * 1e-6
             errors[delay].append(step / expected - 1.0)
             print(f"delay {delay:4d} us  step {step * 1e3:6.2f} ms  expected {expected * 1e3:6.2f} ms"
@@ -154,16 +169,17 @@ def main():
         if options.delays:
             return delayed(options, log, [int(delay) for delay in options.delays.split(",")])
         for way in options.ways.split(","):
-            ratios, pool_speeds = [], []
+            means, medians = [], []
             for _ in range(options.pairs):
                 one = alone(options, log)
                 two = together(options, log, WAYS[way])
-                ratios.append(two / one)
-                pool_speeds.append(two)
-                print(f"{way:14s} one process {one:7.2f}  two nodes {two:7.2f} tok/s  "
-                      f"share {two / one:.3f}", flush=True)  # fmt: skip
-            print(f"{way:14s} median share {statistics.median(ratios):.3f}, "
-                  f"{statistics.median(pool_speeds):.2f} tok/s", flush=True)  # fmt: skip
+                means.append(two.mean() / one.mean())
+                medians.append(two.median() / one.median())
+                print(f"{way:6s} one process {one.mean():6.2f} ({one.median():6.2f})  two nodes "
+                      f"{two.mean():6.2f} ({two.median():6.2f}) tok/s  share {means[-1]:.3f} "
+                      f"({medians[-1]:.3f})", flush=True)  # fmt: skip
+            print(f"{way:6s} median share {statistics.median(means):.3f}, at the median step "
+                  f"{statistics.median(medians):.3f}", flush=True)  # fmt: skip
     return 0
 
 

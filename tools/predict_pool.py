@@ -83,7 +83,7 @@ def main():
             errors = []
             for _ in range(options.runs):
                 guess = predicted(options, nodes, pace, pathlib.Path(folder))
-                real = pool_speed.together(options, log, ["--pace", pace], nodes=nodes)
+                real = pool_speed.together(options, log, ["--pace", pace], nodes=nodes).median()
                 errors.append(guess / real - 1.0)
                 print(f"{nodes} ranks: predicted {guess:7.2f}  measured {real:7.2f} tok/s"
                       f"  error {errors[-1]:+6.1%}", flush=True)  # fmt: skip
