@@ -16,7 +16,7 @@ void decode_fixed(std::span<const std::byte> bytes) {
   if (bytes.size() >= kBulkRequestSize) {
     const auto first = bytes.first<kBulkRequestSize>();
     if (const auto request = decode_request(first)) {
-      CHECK(request->bytes <= kSkeletonChunkMax);
+      CHECK(request->bytes <= (request->kind == BulkKind::kEcho ? kEchoMax : kSkeletonChunkMax));
       if (request->part) CHECK(request->part->size_bytes() <= backend::kPartBytesMax);
       CHECK(std::ranges::equal(encode(*request), first));
     }

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # ./dev ci --long: what takes too long for every change. Writes its table to docs/long-run.md.
-# CONCLAVE_LONG_FUZZ_S (seconds for each fuzzer) and CONCLAVE_LONG_KILLS shorten a trial.
+# CONCLAVE_LONG_FUZZ_S (seconds for each fuzzer), CONCLAVE_LONG_KILLS, CONCLAVE_LONG_LOSSES and
+# CONCLAVE_LONG_CALM_S shorten a trial.
 
 readonly LONG_REPORT=docs/long-run.md
 LONG_ROWS=()
@@ -48,6 +49,16 @@ long_stress() {
   long_row 'worker killed under load' "$(tail -n 1 "$log")" "$started" "$status"
 }
 
+long_pool() { # WHAT KIND AMOUNT
+  local started=$SECONDS status=0 log=build/logs/pool-$2.log
+  build_tree release
+  step "$1"
+  rm -f "$log"
+  logged "$log" /usr/bin/python3 tests/e2e/stress_pool.py "$2" "$3" || status=1
+  if ((status != 0)); then tail -n 60 "$log"; fi
+  long_row "$1" "$(tail -n 1 "$log")" "$started" "$status"
+}
+
 tidy_sources() {
   source_files | grep '^src/.*\.cc$' | grep -v '/neon/' \
     | xargs -P "$(nproc)" -n 1 clang-tidy --quiet -p build/release \
@@ -84,6 +95,8 @@ long_run() {
   long_tsan
   long_fuzz
   long_stress
+  long_pool 'a pool of three loses machines at random' losses "${CONCLAVE_LONG_LOSSES:-200}"
+  long_pool 'a pool of five under load, left alone' calm "${CONCLAVE_LONG_CALM_S:-600}"
   long_clang_tidy
   write_long_report
   step "wrote $LONG_REPORT"

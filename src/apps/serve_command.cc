@@ -128,8 +128,9 @@ void add_serve_command(CLI::App& root, Program& program) {
                    "machines that may be lost without reading files again: 0 or 1")
       ->check(CLI::Range(0, 1))
       ->capture_default_str();
-  command->add_option("--strategy", flags->strategy,
-                      "slice, slice-ra (default: what the planner finds fastest)");
+  command->add_option(
+      "--strategy", flags->strategy,
+      "slice, slice-ra, expert, pipeline (default: what the planner finds fastest)");
   command->add_option("--shares", flags->shares,
                       "relative shares of the machines, the head's first, as in 2,1,1 (default: "
                       "the planner's)");

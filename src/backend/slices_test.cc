@@ -110,11 +110,11 @@ TEST(Slices, WholeExpertsAddUp) {
     slices[i].experts = experts[i];
   }
   for (const CpuOptions& options :
-       {CpuOptions{.exact = true},
-        CpuOptions{.exact = true, .weights = model::WeightsMode::kInt8}}) {
+       {CpuOptions{.exact = true}, CpuOptions{.exact = true, .weights = model::WeightsMode::kInt8},
+        CpuOptions{}}) {
     const std::vector<float> whole = run_divided(options, {{whole_slice()}});
     const std::vector<float> apart = run_divided(options, {{slices[0]}, {slices[1]}, {slices[2]}});
-    EXPECT_LT(relative_error(apart, whole), 1e-5);
+    EXPECT_LT(relative_error(apart, whole), options.exact ? 1e-5 : 2e-2);
     EXPECT_EQ(run_divided(options, {slices}), apart);
   }
   const std::size_t bytes = cpu_slice_bytes(ember(), slices[1], {});

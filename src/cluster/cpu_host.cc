@@ -151,6 +151,9 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   auto loaded = std::make_shared<Loaded>();
   loaded->layout = TRY(from_message(assignment.layout()));
   TRY(open_source(*loaded));
+  for (const VirtualRank& rank : loaded->layout.virtual_ranks) {
+    TRY(model::check_slice(loaded->source->config(), rank.slice));
+  }
   loaded->cpu.isa = options_.isa;
   loaded->cpu.threads = options_.threads;
   loaded->cpu.busy = options_.pace;

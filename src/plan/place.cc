@@ -13,6 +13,12 @@
 namespace conclave::plan {
 namespace {
 
+// Small models have sizes too.
+std::string size_text(double bytes) {
+  return bytes < 5e7 ? fmt::format("{:.1f} MB", bytes / 1e6)
+                     : fmt::format("{:.1f} GB", bytes / 1e9);
+}
+
 Error does_not_fit(const Cluster& cluster, Strategy strategy,
                    std::span<const std::size_t> members) {
   double have = 0.0;
@@ -30,12 +36,13 @@ Error does_not_fit(const Cluster& cluster, Strategy strategy,
            bytes.replicated * as_double(members.size());
   }
   const std::string what = fmt::format(
-      "{} ({}) does not fit as {} on {} machine{}: it needs {:.1f} GB with {:.1f} GB of KV cache, "
-      "usable are {:.1f} GB",
+      "{} ({}) does not fit as {} on {} machine{}: it needs {} with {} of KV cache, "
+      "usable are {}",
       cluster.model.architecture.name, cluster.model.quant.name, name_of(strategy), members.size(),
-      members.size() == 1 ? "" : "s", need / 1e9, kv_reserve_bytes(cluster) / 1e9, have / 1e9);
+      members.size() == 1 ? "" : "s", size_text(need), size_text(kv_reserve_bytes(cluster)),
+      size_text(have));
   if (need > have) {
-    return exhausted(fmt::format("{}: {:.1f} GB missing", what, (need - have) / 1e9));
+    return exhausted(fmt::format("{}: {} missing", what, size_text(need - have)));
   }
   return exhausted(what + ", but not in whole units on each");
 }

@@ -137,6 +137,9 @@ class Pool:
     def status(self):
         return json.loads(self.conclave("pool", "--json").stdout)
 
+    def state_of(self, name):
+        return next(n["state"] for n in self.status()["nodes"] if n["name"] == name)
+
     def wait_running(self, machines, seconds=30):
         def running():
             status = self.status()

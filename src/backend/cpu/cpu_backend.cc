@@ -91,7 +91,12 @@ void CpuBackend::attention(LayerId layer) {
 void CpuBackend::normalize_for_experts(LayerId layer) {
   const bool shared = config_.n_shared_experts > 0 &&
                       any_rounds(layer, [](const SliceLayer& s) { return s.shared.gate; });
-  const bool routed = any_rounds(layer, [](const SliceLayer& s) { return s.experts[0].gate; });
+  // A slice may hold none of the first experts; those it holds share a format.
+  const bool routed = any_rounds(layer, [](const SliceLayer& s) {
+    const auto held =
+        std::ranges::find_if(s.experts, [](const FfnWeights& e) { return e.gate.rows > 0; });
+    return held == s.experts.end() ? kernels::PackedMatrix{} : held->gate;
+  });
   normalize(common_.layers[layer.value].post_attention_norm, shared || routed);
   routed_ = true;
 }
