@@ -96,7 +96,7 @@ class Doctor(unittest.TestCase):
     def test_a_machine_that_is_gone(self):
         with self.pool() as pool:
             pool.node("node-b").kill()
-            wait_until(lambda: not pool.status()["nodes"][2]["alive"], 10, "it is noticed")
+            wait_until(lambda: pool.state_of("node-b") == "gone", 10, "it is noticed")
             report = doctor(pool)
             self.assertEqual(report["status"], 1)
             self.assertEqual(report["texts"], ["node-b is gone"])
