@@ -124,8 +124,9 @@ def check(pool, expected, name, strike, mend, tally, at=AT):
     tally.setdefault(name, []).append(seen.pause)
     mend(pool)
     pool.wait_running(3, 60)
-    # A machine that came back takes part again when nobody is disturbed by it.
-    wait_until(lambda: pool.status()["losses_survived"] == 1, 30, "backups are there again")
+    # A machine that came back takes part again when nobody is disturbed by it. What others took over
+    # meanwhile they may keep: then more than one loss is survived.
+    wait_until(lambda: pool.status()["losses_survived"] >= 1, 30, "backups are there again")
 
 
 def loss_during_prefill(pool, tally):
