@@ -27,7 +27,7 @@ SANS_IO_NAMES = re.compile(
     r"clock_gettime|std::thread|std::jthread)\b"
 )
 
-TEST_MODELS = re.compile(r"/(integer|fake)_backend\.h$")
+TEST_MODELS = re.compile(r"/((integer|fake)_backend|test_model)\.h$")
 
 
 def read_levels(root):
@@ -67,7 +67,7 @@ def is_sans_io(relative):
 def check_file(path, relative, levels):
     here = relative.parts[0]
     sans_io = is_sans_io(relative)
-    is_test = relative.stem.endswith("_test")
+    is_test = relative.stem.endswith("_test") or relative.stem.startswith("test_")
     for number, line in enumerate(path.read_text().splitlines(), 1):
         match = INCLUDE.match(line)
         if match:

@@ -48,6 +48,7 @@ class CheckLayersTest(unittest.TestCase):
     def test_a_test_may_use_the_test_model_of_a_lower_module(self):
         line = '#include "engine/integer_backend.h"\n'
         self.assertEqual(self.problems({"src/cluster/a_test.cc": line}), [])
+        self.assertEqual(self.problems({"src/cluster/test_a.h": line}), [])
         self.assert_one({"src/cluster/a.cc": line}, "src/cluster/a.cc:1:", "private header")
         self.assert_one({"src/kernels/a_test.cc": line}, "src/kernels/a_test.cc:1:", "not below")
 

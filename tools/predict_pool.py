@@ -11,12 +11,12 @@ import argparse
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
 
 import pool_speed
+from prediction_error import median_error
 
 # Messages of 28 KB through shared memory, measured: docs/cluster.md.
 LINK = """[[link]]
@@ -80,15 +80,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder, pool_speed.LOG.open("wb") as log:
         for nodes in map(int, options.nodes.split(",")):
             pace = options.pace if nodes > os.cpu_count() else 1.0
-            errors = []
-            for _ in range(options.runs):
-                guess = predicted(options, nodes, pace, pathlib.Path(folder))
-                real = pool_speed.together(options, log, ["--pace", pace], nodes=nodes).median()
-                errors.append(guess / real - 1.0)
-                print(f"{nodes} ranks: predicted {guess:7.2f}  measured {real:7.2f} tok/s"
-                      f"  error {errors[-1]:+6.1%}", flush=True)  # fmt: skip
-            median = statistics.median(abs(error) for error in errors)
-            print(f"{nodes} ranks: median error {median:.1%} over {len(errors)} runs", flush=True)
+            median = median_error(
+                f"{nodes} ranks",
+                options.runs,
+                lambda n=nodes, p=pace: predicted(options, n, p, pathlib.Path(folder)),
+                lambda n=nodes, p=pace: pool_speed.together(
+                    options, log, ["--pace", p], nodes=n
+                ).median(),
+            )
             failed = failed or median > options.limit
     return 1 if failed else 0
 

@@ -11,10 +11,11 @@ number of threads; the exit status is 1 when one is above --limit.
 import argparse
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
+
+from prediction_error import median_error
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DECODE_TOKENS = 48
@@ -65,15 +66,12 @@ def main():
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for threads in options.threads.split(","):
-            errors = []
-            for _ in range(options.runs):
-                guess = predicted(options.model, options.weights, threads, pathlib.Path(folder))
-                real = measured(options.model, options.weights, threads)
-                errors.append(guess / real - 1.0)
-                print(f"{threads} threads: predicted {guess:8.1f}  measured {real:8.1f} tok/s"
-                      f"  error {errors[-1]:+6.1%}", flush=True)  # fmt: skip
-            median = statistics.median(abs(error) for error in errors)
-            print(f"{threads} threads: median error {median:.1%} over {len(errors)} runs", flush=True)
+            median = median_error(
+                f"{threads} threads",
+                options.runs,
+                lambda t=threads: predicted(options.model, options.weights, t, pathlib.Path(folder)),
+                lambda t=threads: measured(options.model, options.weights, t),
+            )
             failed = failed or median > options.limit
     return 1 if failed else 0
 

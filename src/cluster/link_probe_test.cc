@@ -2,79 +2,26 @@
 #include "cluster/link_probe.h"
 
 #include <gtest/gtest.h>
-#include <poll.h>
 
-#include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
-#include "cluster/control_hub.h"
-#include "cluster/weight_server.h"
+#include "cluster/test_giver.h"
 
 namespace conclave::cluster {
 namespace {
 
-using transport::Fingerprint;
 using transport::Identity;
 using namespace std::chrono_literals;
 
 const RealClock kClock;
 
-// An agent without a model that lets one member in.
-class Other {
- public:
-  explicit Other(const Fingerprint& member) : server_({}, kClock, {}) {
-    HubHandlers handlers{
-        .trust =
-            [member](const Fingerprint& peer) {
-              return peer == member ? Trust::kMember : Trust::kRefused;
-            },
-        .on_open =
-            [this](const OpenedConnection& connection) {
-              server_.add(hub_->take(connection.id), "prober");
-            },
-        .on_message = [](ConnectionId, std::string_view) {},
-        .on_close = [](ConnectionId, const std::string&) {},
-        .on_refused = [](const std::string&, const std::string&) {},
-    };
-    hub_ = ControlHub::create(identity_, {.build = "other"}, std::move(handlers)).value();
-    port_ = hub_->listen("127.0.0.1", 0).value();
-    thread_ = std::thread([this] {
-      while (!ending_) {
-        pollfd ready{hub_->fd(), POLLIN, 0};
-        ::poll(&ready, 1, 20);
-        hub_->poll(kClock.now());
-      }
-    });
-  }
-  ~Other() {
-    ending_ = true;
-    thread_.join();
-  }
-  WeightHolder holder() const {
-    WeightHolder holder{.node = {}, .endpoint = {}};
-    holder.endpoint.host = "127.0.0.1";
-    holder.endpoint.port = port_;
-    holder.endpoint.fingerprint = identity_.fingerprint();
-    return holder;
-  }
-
- private:
-  WeightServer server_;
-  Identity identity_ = Identity::generate("other").value();
-  std::unique_ptr<ControlHub> hub_;
-  std::uint16_t port_ = 0;
-  std::atomic<bool> ending_{false};
-  std::thread thread_;
-};
-
 bool never() { return false; }
 
 TEST(LinkProbe, MeasuresAGoodLink) {
   const Identity self = Identity::generate("self").value();
-  const Other other(self.fingerprint());
-  const LinkMeasurement link = measure_link(other.holder(), self, kClock, never);
+  const Giver other(self.fingerprint());
+  const LinkMeasurement link = measure_link(other.holder(NodeId{}), self, kClock, never);
   EXPECT_EQ(link.error, "");
   EXPECT_GT(link.connect_seconds, 0.0);
   EXPECT_GT(link.rtt_seconds, 0.0);
@@ -89,9 +36,9 @@ TEST(LinkProbe, MeasuresAGoodLink) {
 TEST(LinkProbe, SaysWhyThereIsNone) {
   const Identity self = Identity::generate("self").value();
   const Identity stranger = Identity::generate("stranger").value();
-  const Other other(stranger.fingerprint());
-  EXPECT_NE(measure_link(other.holder(), self, kClock, never).error, "");  // it refuses
-  WeightHolder nobody = other.holder();
+  const Giver other(stranger.fingerprint());
+  EXPECT_NE(measure_link(other.holder(NodeId{}), self, kClock, never).error, "");  // it refuses
+  WeightHolder nobody = other.holder(NodeId{});
   nobody.endpoint.fingerprint = stranger.fingerprint();
   EXPECT_NE(measure_link(nobody, stranger, kClock, never).error, "");  // another answers
   nobody.endpoint.port = 1;
@@ -102,11 +49,11 @@ TEST(LinkProbe, SaysWhyThereIsNone) {
 
 TEST(LinkProbe, AThreadMeasuresAndTheDescriptorTells) {
   const Identity self = Identity::generate("self").value();
-  const Other other(self.fingerprint());
+  const Giver other(self.fingerprint());
   LinkProber prober(self, kClock);
   EXPECT_TRUE(prober.take().empty());
-  prober.start(7, other.holder());
-  prober.start(8, other.holder());
+  prober.start(7, other.holder(NodeId{}));
+  prober.start(8, other.holder(NodeId{}));
   std::vector<LinkProber::Found> found;
   while (found.size() < 2) {
     pollfd ready{prober.fd(), POLLIN, 0};

@@ -7,22 +7,14 @@
 #include <utility>
 
 #include "backend/backend.h"
+#include "backend/test_model.h"
 #include "model/model.h"
 
 namespace conclave::cluster {
 
-inline const model::ModelSource& ember() {
-  static const model::ModelSource source = [] {
-    auto opened = model::ModelSource::open("models/ember");
-    EXPECT_TRUE(opened) << opened.error().message;
-    return std::move(*opened);
-  }();
-  return source;
-}
+using backend::ember;
 
-inline model::Slice some_slice() {
-  return {{3, 7}, {32, 96}, {96, 96}, {640, 960}, {4096, 8096}, false};
-}
+inline model::Slice some_slice() { return backend::three_slices()[1]; }
 
 inline backend::WeightArena memory_of(std::size_t bytes) {
   auto memory = backend::SharedMemory::create_shared(bytes);

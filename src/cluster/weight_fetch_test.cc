@@ -2,20 +2,18 @@
 #include "cluster/weight_fetch.h"
 
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <thread>
 #include <utility>
 
 #include "cluster/bulk_link.h"
-#include "cluster/control_hub.h"
 #include "cluster/served_model.h"
+#include "cluster/test_giver.h"
 #include "cluster/test_weights.h"
 #include "cluster/weight_server.h"
 
@@ -23,67 +21,12 @@ namespace conclave::cluster {
 namespace {
 
 using backend::WeightArena;
-using transport::Fingerprint;
 using transport::Identity;
 using transport::SecureStream;
 using namespace std::chrono_literals;
 
 const RealClock kClock;
 constexpr NodeId kNode{1};
-
-// An agent that gives Ember to one member.
-class Giver {
- public:
-  Giver(const Identity& identity, const Fingerprint& member, const WeightServerLimits& limits)
-      : server_({&ember()}, kClock, limits), identity_(identity) {
-    HubHandlers handlers{
-        .trust =
-            [member](const Fingerprint& peer) {
-              return peer == member ? Trust::kMember : Trust::kRefused;
-            },
-        .on_open =
-            [this](const OpenedConnection& connection) {
-              ++n_taken;
-              server_.add(hub_->take(connection.id), "taker");
-            },
-        .on_message = [](ConnectionId, std::string_view) {},
-        .on_close = [](ConnectionId, const std::string&) {},
-        .on_refused = [](const std::string&, const std::string&) {},
-    };
-    hub_ = std::move(ControlHub::create(identity, {.build = "giver"}, std::move(handlers))).value();
-    port_ = hub_->listen("127.0.0.1", 0).value();
-    thread_ = std::thread([this] {
-      while (!ending_) {
-        pollfd ready{hub_->fd(), POLLIN, 0};
-        ::poll(&ready, 1, 20);
-        hub_->poll(kClock.now());
-      }
-    });
-  }
-  ~Giver() {
-    ending_ = true;
-    thread_.join();
-  }
-
-  WeightHolder holder(NodeId node) const {
-    WeightHolder holder{.node = node, .endpoint = {}};
-    holder.endpoint.host = "127.0.0.1";
-    holder.endpoint.port = port_;
-    holder.endpoint.fingerprint = identity_.fingerprint();
-    return holder;
-  }
-  WeightServer& server() { return server_; }
-
-  std::atomic<int> n_taken{0};
-
- private:
-  WeightServer server_;
-  Identity identity_;
-  std::unique_ptr<ControlHub> hub_;
-  std::uint16_t port_ = 0;
-  std::atomic<bool> ending_{false};
-  std::thread thread_;
-};
 
 // Copies what goes from `from` to `to` and changes the byte at `spoilt_at`.
 void relay(int from, int to, std::size_t spoilt_at) {
@@ -115,8 +58,7 @@ class WeightFetchTest : public testing::Test {
   }
 
   Giver& give(NodeId node, const WeightServerLimits& limits = {}) {
-    givers_.push_back(
-        std::make_unique<Giver>(Identity::generate("giver").value(), own_.fingerprint(), limits));
+    givers_.push_back(std::make_unique<Giver>(own_.fingerprint(), std::vector{&ember()}, limits));
     known_.push_back(givers_.back()->holder(node));
     return *givers_.back();
   }
