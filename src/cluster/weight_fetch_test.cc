@@ -2,6 +2,7 @@
 #include "cluster/weight_fetch.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
