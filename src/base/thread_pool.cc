@@ -70,8 +70,15 @@ std::vector<int> cores_of_this_thread() {
   return cores;
 }
 
-std::uint64_t ticket(std::uint32_t generation, std::uint32_t chunk) {
+constexpr std::size_t kClosed = 0xffffffffu;  // a chunk beyond every loop
+
+std::uint64_t ticket(std::uint32_t generation, std::size_t chunk) {
   return (static_cast<std::uint64_t>(generation) << 32) | chunk;
+}
+
+// Where the run of chunks of thread `share` begins; thread `threads` would begin at the end.
+std::size_t share_begin(std::size_t n_chunks, std::size_t share, std::size_t threads) {
+  return n_chunks * share / threads;
 }
 
 }  // namespace
@@ -87,6 +94,7 @@ ThreadPool::ThreadPool(std::size_t threads, double busy) : busy_(busy) {
   const std::span<const int> cores = usable_cores();
   if (threads == 0) threads = cores.size();
   owed_ns_.resize(threads * kApart);
+  shares_ = std::make_unique<Share[]>(threads);
   pinned_ = threads > 1 && threads <= cores.size();
   for (std::size_t i = 1; i < threads; ++i) {
     workers_.emplace_back([this, i] { work(i); });
@@ -118,15 +126,24 @@ void ThreadPool::call(Function function, const void* context, std::size_t chunk,
 }
 
 bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
-  std::uint64_t seen = ticket_.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < size(); ++i) {
+    if (take_from((thread + i) % size(), generation, thread)) return true;
+  }
+  return false;
+}
+
+bool ThreadPool::take_from(std::size_t share, std::uint32_t generation, std::size_t thread) {
+  std::atomic<std::uint64_t>& next = shares_[share].ticket;
+  std::uint64_t seen = next.load(std::memory_order_acquire);
   for (;;) {
     if (static_cast<std::uint32_t>(seen >> 32) != generation) return false;
     const auto chunk = static_cast<std::uint32_t>(seen);
     const Function function = function_.load(std::memory_order_relaxed);
     const void* context = context_.load(std::memory_order_relaxed);
-    if (chunk >= n_chunks_.load(std::memory_order_acquire)) return false;
-    if (ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
-                                      std::memory_order_acquire)) {
+    const std::size_t n = n_chunks_.load(std::memory_order_acquire);
+    if (chunk >= share_begin(n, share + 1, size())) return false;
+    if (next.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                   std::memory_order_acquire)) {
       call(function, context, chunk, thread);
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 ==
           n_chunks_.load(std::memory_order_relaxed)) {
@@ -134,6 +151,13 @@ bool ThreadPool::take_and_run(std::uint32_t generation, std::size_t thread) {
       }
       return true;
     }
+  }
+}
+
+void ThreadPool::set_tickets(std::uint32_t generation, std::size_t n_chunks) {
+  for (std::size_t i = 0; i < size(); ++i) {
+    const std::size_t chunk = n_chunks == kClosed ? kClosed : share_begin(n_chunks, i, size());
+    shares_[i].ticket.store(ticket(generation, chunk), std::memory_order_release);
   }
 }
 
@@ -147,13 +171,13 @@ void ThreadPool::run(std::size_t n_chunks, Function function, const void* contex
   const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
   const auto n = static_cast<std::uint32_t>(n_chunks);
   // Closes the old loop before its fields change, so that a late thread cannot mix the two.
-  ticket_.store(ticket(generation, 0xffffffffu), std::memory_order_release);
+  set_tickets(generation, kClosed);
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
   // Release: whoever sees the new count also sees that the old loop is closed.
   n_chunks_.store(n, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
-  ticket_.store(ticket(generation, 0), std::memory_order_release);
+  set_tickets(generation, n);
   generation_.store(generation, std::memory_order_release);
   generation_.notify_all();
   while (take_and_run(generation, 0)) {

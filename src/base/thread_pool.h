@@ -2,10 +2,11 @@
 //
 //   pool.parallel_for(n_chunks, [&](std::size_t chunk, std::size_t thread) { ... });
 //
-// Chunks are taken one at a time, so a thread that the system runs slowly takes fewer of them, and
-// the caller never waits for a thread that holds none: a core taken by another program costs its
-// share and no more. Idle threads spin for a few tens of microseconds (the gap between two loops of
-// a decode step) and then sleep.
+// Each thread walks its own run of neighbouring chunks, which lets hardware prefetch weights from
+// one chunk into the next, and then helps the others. Chunks are taken one at a time, so a thread
+// that the system runs slowly takes fewer of them, and the caller never waits for a thread that
+// holds none: a core taken by another program costs its share and no more. Idle threads spin for a
+// few tens of microseconds (the gap between two loops of a decode step) and then sleep.
 //
 // Threads: one thread calls parallel_for at a time; the body runs on the caller and the workers.
 #pragma once
@@ -50,17 +51,23 @@ class ThreadPool {
 
   void run(std::size_t n_chunks, Function function, const void* context);
   bool take_and_run(std::uint32_t generation, std::size_t thread);
+  bool take_from(std::size_t share, std::uint32_t generation, std::size_t thread);
+  void set_tickets(std::uint32_t generation, std::size_t n_chunks);
   void call(Function function, const void* context, std::size_t chunk, std::size_t thread);
   void work(std::size_t thread);
 
-  // The current loop. A thread reads the fields, then takes a chunk by compare-and-swap on
-  // `ticket_` (generation in the high half, next chunk in the low half): success proves that the
-  // loop is still the one whose fields it read. Relaxed atomics because a late thread may read
-  // fields of the next loop before its swap fails.
+  // A thread's run of chunks: generation in the high half, next chunk in the low half.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> ticket{0};
+  };
+
+  // The current loop. A thread reads the fields, then takes a chunk by compare-and-swap on a
+  // share's ticket: success proves that the loop is still the one whose fields it read. Relaxed
+  // atomics because a late thread may read fields of the next loop before its swap fails.
   std::atomic<Function> function_{nullptr};
   std::atomic<const void*> context_{nullptr};
   std::atomic<std::uint32_t> n_chunks_{0};
-  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  std::unique_ptr<Share[]> shares_;  // one for each thread
   alignas(64) std::atomic<std::uint32_t> done_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // what sleeping workers wait on
   std::atomic<bool> stop_{false};

@@ -52,7 +52,7 @@ void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_
   for (std::size_t c = 0; c < cols; ++c) {
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* column = panel + p * panel_bytes + c * Column::kBytes;
-      if (c * Column::kBytes % 64 == 0) L::prefetch(column + kPrefetchBytes);
+      if (c * Column::kBytes % 64 == 0) L::prefetch(column + L::kPrefetchBytes);
       const auto w = Column::load(column);
       for (std::size_t t = 0; t < T; ++t) acc[p][t] = L::fma(w, L::broadcast(in[t][c]), acc[p][t]);
     }
@@ -86,7 +86,7 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
       for (std::size_t t = 0; t < T; ++t) sum[t] = kExact ? acc[p][t] : L::zero();
       for (std::size_t k = c; k < end; ++k) {
         const std::byte* column = block + kFp8ScaleBytes + (k - c) * kPanelRows;
-        if (k % 4 == 0) L::prefetch(column + kPrefetchBytes);
+        if (k % 4 == 0) L::prefetch(column + L::kPrefetchBytes);
         auto w = L::load_e4m3(column);
         if constexpr (kExact) w = L::mul(w, scale);
         for (std::size_t t = 0; t < T; ++t) sum[t] = L::fma(w, L::broadcast(in[t][k]), sum[t]);
@@ -115,8 +115,10 @@ struct Int8Group {
   explicit Int8Group(const std::byte* p) {
     for (std::size_t i = 0; i < 8; ++i) words[i] = L::load_bytes(p + i * 64);
   }
-  static typename L::I dot(typename L::I acc, typename L::B w, const std::int8_t* a) {
-    return L::dot_int8(acc, w, a);
+  // Plus the dot product with 32 inputs. One chain, so that cache lines are met in their order.
+  typename L::I dot(typename L::I acc, const std::int8_t* a) const {
+    for (std::size_t i = 0; i < 8; ++i) acc = L::dot_int8(acc, words[i], a + 4 * i);
+    return acc;
   }
 };
 
@@ -132,8 +134,14 @@ struct Int4Group {
       words[i + 4] = L::high_nibbles(both);
     }
   }
-  static typename L::I dot(typename L::I acc, typename L::B w, const std::int8_t* a) {
-    return L::dot_uint4(acc, w, a);
+  // Two chains, half the latency; both halves of a byte come from one cache line.
+  typename L::I dot(typename L::I acc, const std::int8_t* a) const {
+    auto high = L::broadcast_int(0);
+    for (std::size_t i = 0; i < 4; ++i) {
+      acc = L::dot_uint4(acc, words[i], a + 4 * i);
+      high = L::dot_uint4(high, words[i + 4], a + 4 * (i + 4));
+    }
+    return L::add_high_nibbles(acc, high);
   }
 };
 
@@ -154,14 +162,13 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* base = panel + p * panel_bytes;
       for (std::size_t line = 0; line < Group::kBytes + 32; line += 64) {
-        L::prefetch(base + place.weights + kPrefetchBytes + line);
+        L::prefetch(base + place.weights + L::kPrefetchBytes + line);
       }
       const Group w(base + place.weights);
       const auto s_w = L::load_bf16(base + place.scales);
       for (std::size_t t = 0; t < T; ++t) {
         const std::int8_t* a = q + (t * stride + g) * kGroup;
-        auto dot = L::broadcast_int(-Group::kOffset * sum[t * stride + g]);
-        for (std::size_t i = 0; i < 8; ++i) dot = Group::dot(dot, w.words[i], a + 4 * i);
+        const auto dot = w.dot(L::broadcast_int(-Group::kOffset * sum[t * stride + g]), a);
         const auto s = L::mul(s_w, L::broadcast(s_a[t * stride + g]));
         acc[p][t] = L::fma(L::to_float(dot), s, acc[p][t]);
       }
@@ -240,33 +247,30 @@ void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, s
   }
 }
 
-// All tokens of one group of P panels, several at a time while they last. Tiles only change which
-// sums run side by side, never the order inside one.
-template <class L, bool kExact, std::size_t P, std::size_t kTokensAtOnce>
-void gemm_panels(const PackedMatrix& w, std::size_t panel, const Activations& x, float* y,
-                 std::size_t y_stride) {
-  std::size_t t = 0;
-  for (; t + kTokensAtOnce <= x.tokens; t += kTokensAtOnce) {
-    gemm_tile<L, kExact, P, kTokensAtOnce>(w, panel, x, t, y + t * y_stride, y_stride);
+// All tokens of one group of P panels, T at a time while they last, then half as many. Tiles only
+// change which sums run side by side, never the order inside one.
+template <class L, bool kExact, std::size_t P, std::size_t T>
+void gemm_panels(const PackedMatrix& w, std::size_t panel, const Activations& x, std::size_t token,
+                 float* y, std::size_t y_stride) {
+  for (; token + T <= x.tokens; token += T) {
+    gemm_tile<L, kExact, P, T>(w, panel, x, token, y + token * y_stride, y_stride);
   }
-  for (; t < x.tokens; ++t) {
-    gemm_tile<L, kExact, P, 1>(w, panel, x, t, y + t * y_stride, y_stride);
-  }
+  if constexpr (T > 1) gemm_panels<L, kExact, P, T / 2>(w, panel, x, token, y, y_stride);
 }
 
 template <class L, bool kExact>
 void gemm(const PackedMatrix& w, Range panels, const Activations& x, float* y,
           std::size_t y_stride) {
-  // One token: as many read streams as registers allow. Many tokens: one panel, many tokens.
+  // One token: as many read streams as this core likes. Many tokens: one panel, many tokens.
   std::size_t panel = panels.begin;
-  if (x.tokens < L::kTokensAtOnce) {
+  if (L::kStreams > 1 && x.tokens < L::kTokensAtOnce) {
     for (; panel + L::kStreams <= panels.end; panel += L::kStreams) {
-      gemm_panels<L, kExact, L::kStreams, 1>(w, panel, x, y + (panel - panels.begin) * kPanelRows,
-                                             y_stride);
+      gemm_panels<L, kExact, L::kStreams, 1>(w, panel, x, 0,
+                                             y + (panel - panels.begin) * kPanelRows, y_stride);
     }
   }
   for (; panel < panels.end; ++panel) {
-    gemm_panels<L, kExact, 1, L::kTokensAtOnce>(w, panel, x,
+    gemm_panels<L, kExact, 1, L::kTokensAtOnce>(w, panel, x, 0,
                                                 y + (panel - panels.begin) * kPanelRows, y_stride);
   }
 }

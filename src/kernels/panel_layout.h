@@ -20,8 +20,6 @@ namespace conclave::kernels {
 inline constexpr std::size_t kInt8GroupBytes = 512;
 inline constexpr std::size_t kInt4GroupBytes = 256;
 inline constexpr std::size_t kScaleLineBytes = 64;  // two groups of 16 bf16
-// Far enough ahead to hide memory latency, near enough to stay in L1. Measured, see bench.
-inline constexpr std::size_t kPrefetchBytes = 2048;
 
 inline constexpr std::size_t kFp8ScaleBytes = 64;  // 16 float32, one per row
 

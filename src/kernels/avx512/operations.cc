@@ -10,7 +10,9 @@ std::optional<Operations> avx512_operations() {
       !__builtin_cpu_supports("avx512vnni")) {
     return std::nullopt;
   }
-  return make_operations<Avx512Lanes>();
+  Operations operations = make_operations<Avx512Lanes>();
+  if (__builtin_cpu_is("amd")) operations.gemm = gemm<Avx512SequentialLanes, false>;
+  return operations;
 }
 
 }  // namespace conclave::kernels

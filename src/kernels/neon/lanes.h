@@ -21,6 +21,7 @@ struct NeonLanes {
   };
 
   static constexpr std::size_t kStreams = 2;
+  static constexpr std::size_t kPrefetchBytes = 2048;
   static constexpr std::size_t kTokensAtOnce = 2;
   static constexpr std::int32_t kInt8Offset = 0;  // dot_int8 takes the offset off itself
 
@@ -116,6 +117,10 @@ struct NeonLanes {
     return total;
   }
 
+  static I add_high_nibbles(I acc, I high) {
+    for (int i = 0; i < 4; ++i) acc.v[i] = vaddq_s32(acc.v[i], high.v[i]);
+    return acc;
+  }
   static I broadcast_int(std::int32_t x) {
     return {{vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)}};
   }

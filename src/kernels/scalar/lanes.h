@@ -23,6 +23,7 @@ struct ScalarLanes {
   };
 
   static constexpr std::size_t kStreams = 1;
+  static constexpr std::size_t kPrefetchBytes = 2048;
   static constexpr std::size_t kTokensAtOnce = 2;
   static constexpr std::int32_t kInt8Offset = 128;
 
@@ -112,6 +113,10 @@ struct ScalarLanes {
     return total;
   }
 
+  static I add_high_nibbles(I acc, const I& high) {
+    for (std::size_t i = 0; i < 16; ++i) acc.v[i] += high.v[i];
+    return acc;
+  }
   static I broadcast_int(std::int32_t x) {
     I out;
     for (auto& lane : out.v) lane = x;
