@@ -47,7 +47,7 @@ void Attention::begin_step(const Step& step, std::span<const SliceWeights* const
       if (!naive(sequence)) absorbed_.push_back(row);
     }
   }
-  for (auto& tile : tiles_) tile.resize(n_rows * kChunkRows);
+  for (auto& tile : tiles_) tile.resize(context_.tile_size(n_rows));
 }
 
 // Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. docs/models.md 2.5.
@@ -137,7 +137,8 @@ void Attention::absorb_queries(std::size_t layer) {
       if (context_.rounds(key_up)) rows.round_row(context_.ops, i);
       std::copy_n(q + nope, config_.qk_rope_head_dim, out + i * width + latent);
     }
-    for (std::size_t chunk = 0; chunk < n_chunks(key_up); ++chunk) {
+    const std::size_t n_chunks = context_.chunks(rows.size()).count(key_up.rows);
+    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
       multiply_chunk(context_, key_up, chunk, rows.view(), tiles_[thread],
                      [out, width](std::size_t i) { return out + i * width; });
     }
@@ -220,7 +221,8 @@ void Attention::expand_values(std::size_t layer) {
       std::copy_n(o_latent_.data() + (h * n + i) * latent, latent, rows.row(i).data());
       if (context_.rounds(value_up)) rows.round_row(context_.ops, i);
     }
-    for (std::size_t chunk = 0; chunk < n_chunks(value_up); ++chunk) {
+    const std::size_t n_chunks = context_.chunks(rows.size()).count(value_up.rows);
+    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
       multiply_chunk(context_, value_up, chunk, rows.view(), tiles_[thread],
                      [this, &head](std::size_t i) { return attended(head, absorbed_[i]); });
     }

@@ -151,7 +151,7 @@ void CpuBackend::head() {
                           common_.final_norm, config_.rms_norm_eps, normed_.row(i).data());
     if (rounded) normed_.round_row(context_.ops, i);
   });
-  for (auto& tile : tiles_) tile.resize(n * kChunkRows);
+  for (auto& tile : tiles_) tile.resize(context_.tile_size(n));
   std::vector<Product> products;
   for (std::size_t s = 0; s < stepping_.size(); ++s) {
     const kernels::PackedMatrix& w = stepping_[s]->head;

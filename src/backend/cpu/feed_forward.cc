@@ -93,63 +93,64 @@ void FeedForward::run_experts(std::size_t layer, std::span<const SliceWeights* c
   run_groups(gathered_, outs);
 }
 
-// inner = silu(gate x) * up x for up to 64 columns of one group.
+// inner = silu(gate x) * up x for one chunk of columns of one group.
 void FeedForward::inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk,
                               std::size_t thread) {
   ThreadScratch& s = scratch_[thread];
   const FfnWeights& w = *group.weights;
-  const ChunkRange range = chunk_range(w.gate, chunk);
+  const Chunks chunks = context_.chunks(group.n);
+  const ChunkRange range = chunks.range(w.gate, chunk);
   const kernels::Activations x = inputs.view(group.first, group.n);
-  context_.gemm(w.gate, range.panels, x, s.gate.data(), kChunkRows);
-  context_.gemm(w.up, range.panels, x, s.up.data(), kChunkRows);
+  context_.gemm(w.gate, range.panels, x, s.gate.data(), chunks.rows());
+  context_.gemm(w.up, range.panels, x, s.up.data(), chunks.rows());
   for (std::size_t t = 0; t < group.n; ++t) {
-    context_.ops.silu_mul({s.gate.data() + t * kChunkRows, range.n_rows},
-                          {s.up.data() + t * kChunkRows, range.n_rows},
+    context_.ops.silu_mul({s.gate.data() + t * chunks.rows(), range.n_rows},
+                          {s.up.data() + t * chunks.rows(), range.n_rows},
                           inner_[group.slice].row(group.first + t).data() + range.first_row);
   }
 }
 
-// out[row, 64 columns] = sum over groups of weight * (down inner), in the groups' order.
-void FeedForward::down_chunk(std::span<const Group> groups, std::size_t chunk, std::size_t thread,
-                             float* out) {
+// out[row, one chunk of columns] = sum over groups of weight * (down inner), in the groups' order.
+void FeedForward::down_chunk(std::span<const Group> groups, Chunks chunks, std::size_t chunk,
+                             std::size_t thread, float* out) {
   float* tile = scratch_[thread].gate.data();
   const std::size_t hidden = config_.hidden_size;
-  const std::size_t first = chunk * kChunkRows;
-  const std::size_t n = std::min(kChunkRows, hidden - first);
+  const std::size_t first = chunk * chunks.rows();
+  const std::size_t n = std::min(chunks.rows(), hidden - first);
   for (std::size_t row = 0; row < n_rows_; ++row) std::fill_n(out + row * hidden + first, n, 0.0f);
   for (const Group& group : groups) {
     const kernels::PackedMatrix& down = group.weights->down;
     if (down.cols == 0) continue;
-    const ChunkRange range = chunk_range(down, chunk);
     const kernels::Activations inner = inner_[group.slice].view(group.first, group.n);
-    context_.gemm(down, range.panels, inner, tile, kChunkRows);
+    context_.gemm(down, chunks.range(down, chunk).panels, inner, tile, chunks.rows());
     for (std::size_t t = 0; t < group.n; ++t) {
-      context_.ops.axpy(weight_of_[group.first + t], {tile + t * kChunkRows, n},
+      context_.ops.axpy(weight_of_[group.first + t], {tile + t * chunks.rows(), n},
                         out + row_of_[group.first + t] * hidden + first);
     }
   }
 }
 
 void FeedForward::run_groups(const Rows& inputs, std::span<float* const> outs) {
+  const auto count = [this](const Group& group) {
+    return context_.chunks(group.n).count(group.weights->gate.rows);
+  };
   std::size_t rows_max = 1;
   std::size_t chunks = 0;
   std::vector<std::size_t> widths(outs.size(), 0);
   for (const Group& group : groups_) {
     rows_max = std::max(rows_max, group.n);
-    chunks += n_chunks(group.weights->gate);
+    chunks += count(group);
     widths[group.slice] = std::max(widths[group.slice], group.weights->gate.rows);
   }
   for (ThreadScratch& s : scratch_) {
-    s.gate.resize(std::max(s.gate.size(), rows_max * kChunkRows));
-    s.up.resize(std::max(s.up.size(), rows_max * kChunkRows));
+    s.gate.resize(std::max(s.gate.size(), context_.tile_size(rows_max)));
+    s.up.resize(std::max(s.up.size(), context_.tile_size(rows_max)));
   }
   inner_.resize(std::max(inner_.size(), outs.size()));
   for (std::size_t s = 0; s < outs.size(); ++s) inner_[s].resize(inputs.size(), widths[s]);
   context_.pool.parallel_for(chunks, [&](std::size_t chunk, std::size_t thread) {
     std::size_t g = 0;
-    for (; chunk >= n_chunks(groups_[g].weights->gate); ++g) {
-      chunk -= n_chunks(groups_[g].weights->gate);
-    }
+    for (; chunk >= count(groups_[g]); ++g) chunk -= count(groups_[g]);
     inner_chunk(groups_[g], inputs, chunk, thread);
   });
   // Each row at its own group's width: what lies behind it is an older step's.
@@ -161,11 +162,12 @@ void FeedForward::run_groups(const Rows& inputs, std::span<float* const> outs) {
       inner_[group.slice].round_row(context_.ops, group.first + t, down.cols);
     }
   });
-  const std::size_t down_chunks = (config_.hidden_size + kChunkRows - 1) / kChunkRows;
+  const Chunks down = context_.chunks(rows_max);  // the same for all groups, which they share
+  const std::size_t down_chunks = down.count(config_.hidden_size);
   const std::size_t per_slice = outs.empty() ? 0 : groups_.size() / outs.size();
   context_.pool.parallel_for(down_chunks * outs.size(), [&](std::size_t i, std::size_t thread) {
     const std::size_t s = i / down_chunks;
-    down_chunk(std::span(groups_).subspan(s * per_slice, per_slice), i % down_chunks, thread,
+    down_chunk(std::span(groups_).subspan(s * per_slice, per_slice), down, i % down_chunks, thread,
                outs[s]);
   });
 }

@@ -57,7 +57,8 @@ class FeedForward {
   void gather(const Rows& x);
   void run_groups(const Rows& inputs, std::span<float* const> outs);
   void inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk, std::size_t thread);
-  void down_chunk(std::span<const Group> groups, std::size_t chunk, std::size_t thread, float* out);
+  void down_chunk(std::span<const Group> groups, Chunks chunks, std::size_t chunk,
+                  std::size_t thread, float* out);
 
   const model::ModelConfig& config_;
   const CpuContext& context_;

@@ -105,7 +105,7 @@ class CpuKernelProbe final : public KernelProbe {
       x_.round_row(context_.ops, t);
     }
     y_.resize(kMatricesTogether * rows * kMatrixRows);
-    for (std::vector<float>& tile : tiles_) tile.resize(rows * kChunkRows);
+    for (std::vector<float>& tile : tiles_) tile.resize(context_.tile_size(rows));
     warm_up(matrices);
     // The mean, not the best: what slows some passes slows some tokens too.
     double elapsed = 0.0;

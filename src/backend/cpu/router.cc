@@ -108,7 +108,7 @@ Routing FeedForward::route(const CommonLayer& w, const Rows& x, std::span<const 
   logits_.resize(n * experts);
   expert_ids_.resize(n * k);
   expert_weights_.resize(n * k);
-  for (auto& tile : tiles_) tile.resize(std::max(tile.size(), n * kChunkRows));
+  for (auto& tile : tiles_) tile.resize(std::max(tile.size(), context_.tile_size(n)));
   const Product product[] = {{&w.router, x.view(), logits_.data(), experts}};
   multiply(context_, product, tiles_);
   context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {

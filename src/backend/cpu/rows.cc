@@ -49,11 +49,14 @@ kernels::Activations Rows::view(std::size_t first, std::size_t n) const {
 
 void multiply(const CpuContext& context, std::span<const Product> products,
               std::vector<std::vector<float>>& tiles) {
+  const auto count = [&context](const Product& p) {
+    return context.chunks(p.x.tokens).count(p.w->rows);
+  };
   std::size_t chunks = 0;
-  for (const Product& p : products) chunks += n_chunks(*p.w);
+  for (const Product& p : products) chunks += count(p);
   context.pool.parallel_for(chunks, [&](std::size_t chunk, std::size_t thread) {
     std::size_t i = 0;
-    for (; chunk >= n_chunks(*products[i].w); ++i) chunk -= n_chunks(*products[i].w);
+    for (; chunk >= count(products[i]); ++i) chunk -= count(products[i]);
     const Product& p = products[i];
     multiply_chunk(context, *p.w, chunk, p.x, tiles[thread],
                    [&p](std::size_t t) { return p.y + t * p.y_stride; });
