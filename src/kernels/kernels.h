@@ -1,8 +1,8 @@
 // Math over spans. Knows no model.
 //
 // Weights are repacked once, at load, into *panels* of 16 rows in the order the kernels read them:
-// one panel is one sequential read stream, and a kernel walks several panels at a time, because one
-// stream per core does not saturate memory.
+// one panel is one sequential read stream, and a kernel walks several panels at a time on cores
+// that do not saturate memory with one stream.
 //
 // Two specifications (docs/design.md 4), written once over 16 lanes in lanes.h; scalar/ gives the
 // lanes in plain C++, kernels_test.cc repeats the arithmetic in plain loops:

@@ -15,6 +15,15 @@
 
 namespace conclave::kernels {
 
+// For cores that read one sequential stream best. Gemms of one row on a Zen 5 with AVX-512, as
+// share of a plain read: 0.70 to 0.91 with four streams, 0.95 to 1.07 so.
+template <class Lanes>
+struct Sequential : Lanes {
+  static constexpr std::size_t kStreams = 1;
+  static constexpr std::size_t kPrefetchBytes = 512;
+  static void prefetch(const std::byte* p) { __builtin_prefetch(p, 0, 2); }  // into L2
+};
+
 // ---- How one column of a panel becomes 16 floats ----------------------------------------------
 
 template <class L>

@@ -9,7 +9,9 @@ std::optional<Operations> avx2_operations() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
     return std::nullopt;
   }
-  return make_operations<Avx2Lanes>();
+  Operations operations = make_operations<Avx2Lanes>();
+  if (__builtin_cpu_is("amd")) operations.gemm = gemm<Sequential<Avx2Lanes>, false>;
+  return operations;
 }
 
 }  // namespace conclave::kernels

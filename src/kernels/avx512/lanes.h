@@ -89,14 +89,4 @@ struct Avx512Lanes {
   }
 };
 
-// For cores that read one sequential stream best. Gemms of one row on a Zen 5, as share of a plain
-// read: 0.70 to 0.91 with the four streams of Avx512Lanes, 0.95 to 1.07 so.
-struct Avx512SequentialLanes : Avx512Lanes {
-  static constexpr std::size_t kStreams = 1;
-  static constexpr std::size_t kPrefetchBytes = 512;
-  static void prefetch(const std::byte* p) {
-    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
-  }
-};
-
 }  // namespace conclave::kernels

@@ -11,7 +11,7 @@ std::optional<Operations> avx512_operations() {
     return std::nullopt;
   }
   Operations operations = make_operations<Avx512Lanes>();
-  if (__builtin_cpu_is("amd")) operations.gemm = gemm<Avx512SequentialLanes, false>;
+  if (__builtin_cpu_is("amd")) operations.gemm = gemm<Sequential<Avx512Lanes>, false>;
   return operations;
 }
 
