@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """predict_pool.py MODEL [--weights int8] [--runs 7] [--nodes 1,2,3] [--pace 0.6]
 
-Predicts what a pool of one-thread ranks on this machine will do, and measures it. Each run is:
-`conclave probe` once per rank, all at the same time, since the ranks share this machine's memory as
-well; `conclave plan` with what they found; then the pool itself. Where there are more ranks than
-cores, ranks and probes compute only --pace of the time. Exit status 1: a median above --limit.
+Predicts what a pool of one-thread ranks on this machine will do, and measures it. Before and after
+each measurement of the pool: `conclave probe` once per rank, all at the same time, since the ranks
+share this machine's memory as well; `conclave plan` with what they found. Where there are more ranks
+than cores, ranks and probes compute only --pace of the time. Exit status 1: a median above --limit.
 """
 
 import argparse

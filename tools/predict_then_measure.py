@@ -3,8 +3,8 @@
 
   tools/predict_then_measure.py MODEL [--weights int8] [--threads 1,2] [--runs 7]
 
-Each run is: `conclave probe`, `conclave plan` with what it found, `conclave bench --runs 1`, so that
-a prediction and its measurement share the minute. Prints every run, then the median error for each
+Each run is `conclave bench --runs 1`; before and after it, `conclave probe` and `conclave plan` with
+what that found, so that predictions and measurement share the minute. Prints every run, then the median error for each
 number of threads; the exit status is 1 when one is above --limit.
 """
 

@@ -58,6 +58,7 @@ nlohmann::ordered_json to_json(const plan::Machine& machine, std::size_t threads
   json["dispatch_seconds"] = machine.dispatch_seconds;
   json["expert_seconds"] = machine.expert_seconds;
   json["step_seconds"] = machine.step_seconds;
+  json["unsteadiness"] = machine.unsteadiness;
   return json;
 }
 

@@ -207,6 +207,7 @@ Result<plan::Machine> probe_machine(const Clock& clock, const ProbeRequest& requ
       std::clamp(machine.gemv_bandwidth[static_cast<std::size_t>(plan::Format::kInt8)] /
                      machine.peak_bandwidth,
                  0.01, 1.0);
+  machine.unsteadiness = std::min(1.0, probe->unsteadiness(PackedFormat::kInt8));
   machine.prefill_flops = probe->gemm_flops(PackedFormat::kInt8, kPrefillRows);
 
   TRY(measure_overheads(clock, request, temporary_dir, machine));

@@ -219,6 +219,9 @@ class KernelProbe {
   virtual double gemv_bandwidth(kernels::PackedFormat format, std::size_t working_set_bytes) = 0;
   // FLOP per second of products with `rows` rows: what prefill computes with.
   virtual double gemm_flops(kernels::PackedFormat format, std::size_t rows) = 0;
+  // Relative standard deviation of stretches of some milliseconds of the former, as between the
+  // exchanges of a step. Slower changes, which all stretches of a step share, do not count.
+  virtual double unsteadiness(kernels::PackedFormat format) = 0;
 };
 // Touches `memory_bytes` (at least 64 MiB). Errors: an unknown ISA, memory not to be had.
 // `busy` as in CpuOptions.

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <time.h>
 
+#include <algorithm>
 #include <chrono>
 #include <span>
 
@@ -18,6 +19,8 @@ constexpr std::size_t kApart = 8;  // counters of different threads in different
 
 // Shorter pauses than this are added up: the system cannot make them.
 constexpr std::int64_t kPauseMinNs = 200'000;
+// Time without a core, beyond the pauses due, that makes later pauses shorter.
+constexpr std::int64_t kCreditMaxNs = 1'000'000;
 
 void pause_for(std::int64_t ns) {
   const timespec length{.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
@@ -28,6 +31,12 @@ std::int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+std::int64_t thread_cpu_ns() {
+  timespec used{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return used.tv_sec * 1'000'000'000 + used.tv_nsec;
 }
 
 void pause_cpu() {
@@ -116,10 +125,14 @@ void ThreadPool::call(Function function, const void* context, std::size_t chunk,
                       std::size_t thread) {
   if (busy_ == 1.0) return function(context, chunk, thread);
   const std::int64_t begin = now_ns();
+  const std::int64_t cpu_begin = thread_cpu_ns();
   function(context, chunk, thread);
+  const std::int64_t cpu = thread_cpu_ns() - cpu_begin;
   const std::int64_t end = now_ns();
+  // Waiting for a core that another thread has is a pause too.
   std::int64_t& owed = owed_ns_[thread * kApart];
-  owed += static_cast<std::int64_t>(static_cast<double>(end - begin) * (1.0 / busy_ - 1.0));
+  owed += static_cast<std::int64_t>(static_cast<double>(cpu) / busy_) - (end - begin);
+  owed = std::max(owed, -kCreditMaxNs);
   if (owed < kPauseMinNs) return;
   pause_for(owed);
   owed -= now_ns() - end;  // what the system slept too long counts for the next time

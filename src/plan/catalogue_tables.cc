@@ -40,6 +40,7 @@ constexpr NumberKey<Machine> kMachineNumbers[] = {
     {"dispatch_us", &Machine::dispatch_seconds, kMicro, kMicroseconds, false},
     {"expert_us", &Machine::expert_seconds, kMicro, kMicroseconds, false},
     {"step_us", &Machine::step_seconds, kMicro, kMicroseconds, false},
+    {"unsteadiness", &Machine::unsteadiness, 1.0, {0.0, 1.0}, false},
 };
 struct SpeedTable {
   std::string_view key;

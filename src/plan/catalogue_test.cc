@@ -112,8 +112,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 TEST(Catalogue, ReadsAMachine) {
   const Catalogue catalogue =
       *parse(kMachine +
-             "dispatch_us = 20\nexpert_us = 3\nstep_us = 100\n[machine.gemv_gb_s]\nint8 = "
-             "90\n[machine.cache_gemv_gb_s]\nint4 = 300\n");
+             "dispatch_us = 20\nexpert_us = 3\nstep_us = 100\nunsteadiness = 0.05\n"
+             "[machine.gemv_gb_s]\nint8 = 90\n[machine.cache_gemv_gb_s]\nint4 = 300\n");
   const Machine machine = *find_machine(catalogue, "box");
   EXPECT_EQ(machine.title, "A box");
   EXPECT_EQ(machine.device, DeviceClass::kCpu);
@@ -129,6 +129,7 @@ TEST(Catalogue, ReadsAMachine) {
   EXPECT_DOUBLE_EQ(machine.dispatch_seconds, 20e-6);
   EXPECT_DOUBLE_EQ(machine.expert_seconds, 3e-6);
   EXPECT_DOUBLE_EQ(machine.step_seconds, 100e-6);
+  EXPECT_DOUBLE_EQ(machine.unsteadiness, 0.05);
   EXPECT_DOUBLE_EQ(machine.gemv_bandwidth[static_cast<std::size_t>(Format::kInt8)], 90e9);
   EXPECT_DOUBLE_EQ(machine.cache_gemv_bandwidth[static_cast<std::size_t>(Format::kInt4)], 300e9);
   EXPECT_EQ(machine.gemv_bandwidth[static_cast<std::size_t>(Format::kInt4)], 0.0);

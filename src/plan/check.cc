@@ -130,6 +130,7 @@ Result<void> check(const Machine& machine) {
                               {"dispatch_seconds", machine.dispatch_seconds, 0.0, kSecondsMax},
                               {"expert_seconds", machine.expert_seconds, 0.0, kSecondsMax},
                               {"step_seconds", machine.step_seconds, 0.0, kSecondsMax},
+                              {"unsteadiness", machine.unsteadiness, 0.0, 1.0},
                           }));
   for (std::size_t f = 0; f < kFormats; ++f) {
     TRY(check_values(owner,

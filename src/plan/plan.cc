@@ -32,15 +32,16 @@ struct Candidate {
 std::vector<Members> kinds_of(const Pool& pool) {
   std::vector<bool> in_pair(pool.machines.size(), false);
   for (const PairLink& pair : pool.pairs) in_pair[pair.a] = in_pair[pair.b] = true;
-  using Key = std::tuple<double, double, double, double, double, double, double, DeviceClass,
-                         std::array<double, kFormats>, std::array<double, kFormats>, std::size_t>;
+  using Key = std::tuple<double, double, double, double, double, double, double, double, double,
+                         DeviceClass, std::array<double, kFormats>, std::array<double, kFormats>,
+                         std::size_t>;
   std::map<Key, Members> kinds;
   for (std::size_t i = 1; i < pool.machines.size(); ++i) {
     const Machine& m = pool.machines[i];
     const std::size_t own = in_pair[i] ? i : 0;
     kinds[Key{-m.peak_bandwidth, m.usable_bytes, m.efficiency, m.prefill_flops, m.cache_bytes,
-              m.dispatch_seconds, m.step_seconds, m.device, m.gemv_bandwidth,
-              m.cache_gemv_bandwidth, own}]
+              m.dispatch_seconds, m.expert_seconds, m.step_seconds, m.unsteadiness, m.device,
+              m.gemv_bandwidth, m.cache_gemv_bandwidth, own}]
         .push_back(i);
   }
   std::vector<Members> result;

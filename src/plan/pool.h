@@ -38,6 +38,8 @@ struct Machine {
   double dispatch_seconds = 0.0;                        // per layer, besides reading weights
   double expert_seconds = 0.0;                          // and per expert that a token takes there
   double step_seconds = 0.0;                            // per step: sampling, bookkeeping
+  // Relative standard deviation of a few milliseconds of work: ranks wait for the slowest.
+  double unsteadiness = 0.0;
 };
 
 enum class Transport : std::uint8_t { kTcp, kRdma, kNvlink, kSharedMemory };

@@ -40,6 +40,20 @@ struct RankTotal {
   }
 };
 
+// Standard deviations by which the slowest of `n` is above the mean, where they are spread
+// normally.
+double above_mean(std::size_t n) {
+  constexpr double kReach = 6.0;
+  constexpr std::size_t kSteps = 240;
+  double above = 0.0;  // integral over x of P(slowest > x) - [x < 0]
+  for (std::size_t i = 0; i < kSteps; ++i) {
+    const double x = -kReach + 2.0 * kReach * (as_double(i) + 0.5) / as_double(kSteps);
+    const double all_below = std::pow(0.5 * std::erfc(-x / std::sqrt(2.0)), as_double(n));
+    above += (x < 0.0 ? -all_below : 1.0 - all_below) * 2.0 * kReach / as_double(kSteps);
+  }
+  return above;
+}
+
 // Work of all ranks between two exchanges: everyone waits for the slowest. Layers of one kind are
 // alike, so that summing them before the wait changes nothing; the few dense layers are summed with
 // the others because one division of columns serves both.
@@ -54,6 +68,11 @@ class PhaseSum {
       sum += weights_.back();
     }
     for (double& weight : weights_) weight /= sum;
+    double unsteadiness = 0.0;
+    for (std::size_t i = 0; i < weights_.size(); ++i) {
+      unsteadiness += weights_[i] * cluster.pool.machines[placement.ranks[i].machine].unsteadiness;
+    }
+    if (unsteadiness > 0.0) waiting_ = unsteadiness * above_mean(weights_.size());
   }
 
   // All ranks do their part, then wait for the slowest.
@@ -69,11 +88,12 @@ class PhaseSum {
     split.memory += mean.memory;
     split.compute += mean.work - mean.memory;
     split.kv += mean.kv;
-    split.imbalance += std::max(0.0, slowest - mean.work - mean.kv);
+    split.imbalance += std::max(0.0, slowest - mean.work - mean.kv) + waiting_ * slowest;
   }
 
  private:
   std::vector<double> weights_;  // each rank's part of the pool's speed
+  double waiting_ = 0.0;         // for ranks that are slow for a moment, as part of the work
 };
 
 double imbalance_of(const Cluster& cluster, const Placement& placement, const StepShape& shape) {

@@ -136,6 +136,17 @@ TEST(Predict, CostOfAToken) {
   EXPECT_NEAR(prediction.usd_per_million_tokens, 9.0, 0.9);
 }
 
+// The mean of the largest of three normal variables is 0.846 standard deviations above theirs.
+TEST(Predict, RanksWaitForWhoeverIsSlowForAMoment) {
+  Cluster cluster = cluster_of({.count = 3});
+  const TimeSplit steady = predicted(cluster, Strategy::kSlice).split;
+  for (Machine& machine : cluster.pool.machines) machine.unsteadiness = 0.1;
+  const TimeSplit unsteady = predicted(cluster, Strategy::kSlice).split;
+  const double work = steady.memory + steady.compute + steady.kv;
+  EXPECT_NEAR(unsteady.imbalance - steady.imbalance, 0.0846 * work, 0.005 * work);
+  EXPECT_DOUBLE_EQ(unsteady.memory, steady.memory);
+}
+
 TEST(Predict, SlowTokensAreThoseThatWaitForJitter) {
   Cluster cluster = cluster_of({});
   const Prediction usual = predicted(cluster, Strategy::kSlice);

@@ -25,6 +25,7 @@ constexpr std::size_t kPassesMin = 3;  // and at least so often
 // The first over memory that was just written waits for dirty cache lines to leave.
 constexpr double kSettled = 0.05;
 constexpr std::size_t kWarmUpMax = 6;
+constexpr std::size_t kStretches = 128;  // for unsteadiness
 constexpr std::size_t kMemoryMin = std::size_t{64} << 20;
 
 class Mapping {
@@ -75,6 +76,23 @@ class CpuKernelProbe final : public KernelProbe {
     return flops * static_cast<double>(matrices.size()) / pass_seconds(matrices, rows);
   }
 
+  double unsteadiness(kernels::PackedFormat format) override {
+    const auto matrices = matrices_of(format, memory_->bytes().size());
+    prepare(1);
+    warm_up(matrices);
+    std::vector<double> seconds;
+    while (seconds.size() < kStretches) pass(matrices, &seconds);
+    // From one to the next: half the mean square of the differences.
+    double mean = seconds.front();
+    double squares = 0.0;
+    for (std::size_t i = 1; i < seconds.size(); ++i) {
+      mean += seconds[i];
+      squares += (seconds[i] - seconds[i - 1]) * (seconds[i] - seconds[i - 1]);
+    }
+    const auto n = static_cast<double>(seconds.size());
+    return std::sqrt(squares / (2.0 * (n - 1.0))) / (mean / n);
+  }
+
  private:
   std::vector<kernels::PackedMatrix> matrices_of(kernels::PackedFormat format,
                                                  std::size_t working_set_bytes) const {
@@ -95,8 +113,8 @@ class CpuKernelProbe final : public KernelProbe {
     return matrices;
   }
 
-  // Seconds of one pass over all matrices, after passes that are not counted.
-  double pass_seconds(const std::vector<kernels::PackedMatrix>& matrices, std::size_t rows) {
+  // Room and inputs for products with `rows` rows.
+  void prepare(std::size_t rows) {
     x_.resize(rows, kMatrixCols);
     for (std::size_t t = 0; t < rows; ++t) {
       for (std::size_t c = 0; c < kMatrixCols; ++c) {
@@ -106,6 +124,11 @@ class CpuKernelProbe final : public KernelProbe {
     }
     y_.resize(kMatricesTogether * rows * kMatrixRows);
     for (std::vector<float>& tile : tiles_) tile.resize(context_.tile_size(rows));
+  }
+
+  // Seconds of one pass over all matrices, after passes that are not counted.
+  double pass_seconds(const std::vector<kernels::PackedMatrix>& matrices, std::size_t rows) {
+    prepare(rows);
     warm_up(matrices);
     // The mean, not the best: what slows some passes slows some tokens too.
     double elapsed = 0.0;
@@ -126,8 +149,11 @@ class CpuKernelProbe final : public KernelProbe {
     }
   }
 
-  double pass(const std::vector<kernels::PackedMatrix>& matrices) {
+  // `stretches`: gets the seconds of each parallel section but a short last one.
+  double pass(const std::vector<kernels::PackedMatrix>& matrices,
+              std::vector<double>* stretches = nullptr) {
     const auto start = std::chrono::steady_clock::now();
+    auto last = start;
     for (std::size_t first = 0; first < matrices.size(); first += kMatricesTogether) {
       const std::size_t n = std::min(kMatricesTogether, matrices.size() - first);
       products_.clear();
@@ -136,6 +162,10 @@ class CpuKernelProbe final : public KernelProbe {
                              y_.data() + i * x_.size() * kMatrixRows, kMatrixRows});
       }
       multiply(context_, products_, tiles_);
+      if (stretches == nullptr || n < kMatricesTogether) continue;
+      const auto now = std::chrono::steady_clock::now();
+      stretches->push_back(std::chrono::duration<double>(now - last).count());
+      last = now;
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
