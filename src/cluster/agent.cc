@@ -93,6 +93,7 @@ class Agent::State {
   std::unique_ptr<PoolDoor> door_;
   std::unique_ptr<PoolDoctor> doctor_;  // with the door
   std::unique_ptr<Discovery> discovery_;
+  Time announce_at_{};  // while there is none
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<WorkerHost> host_;
   TraceGather traces_;
@@ -149,16 +150,18 @@ Result<void> Agent::State::open_door() {
 }
 
 // So that nodes find this head when its address has changed. A pool of this machine alone needs no
-// announcing, and without a library or its daemon nodes use --peer.
+// announcing, and without a library or its daemon, which may start later, nodes use --peer.
 Result<void> Agent::State::announce() {
   const std::string& host = options_.pool->host;
   if (host.starts_with("127.") || host == "::1") return {};
+  const bool first = announce_at_ == Time{};
+  announce_at_ = clock_.now() + kDiscoveryAgain;
   discovery_ = make_discovery();
   if (!discovery_) return {};
   const Result<void> published = discovery_->publish(
       options_.pool->name, door_->port(), head_record(pin_of(door_->identity().fingerprint())));
   if (published) return watch(discovery_->fd());
-  spdlog::info("not announced reason=\"{}\"", published.error().message);
+  if (first) spdlog::info("not announced reason=\"{}\"", published.error().message);
   discovery_.reset();
   return {};
 }
@@ -234,7 +237,11 @@ Result<void> Agent::State::start() {
 void Agent::State::poll() {
   if (door_) door_->poll();
   if (admin_) admin_->poll(clock_.now());
-  if (discovery_) discovery_->poll(clock_.now());
+  if (discovery_) {
+    discovery_->poll(clock_.now());
+  } else if (door_ && clock_.now() >= announce_at_) {
+    if (const Result<void> watched = announce(); !watched) discovery_.reset();
+  }
   host_->poll();
   head_->on_tick(clock_.now());
   traces_.on_tick(clock_.now());

@@ -23,6 +23,9 @@
 
 namespace conclave::cluster {
 
+// After which whoever could not announce or browse tries again: the daemon may start later.
+inline constexpr Duration kDiscoveryAgain = std::chrono::minutes(1);
+
 // The functions that we use of <dns_sd.h>, whose interface is fixed since 2003. Ports are in
 // network byte order.
 struct DnsSd {

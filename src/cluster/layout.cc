@@ -40,22 +40,22 @@ Range piece(Range range, std::size_t unit, std::size_t i, std::size_t n) {
   return {std::min(begin, range.end), std::min(end, range.end)};
 }
 
-// Layers, whole; the rank of the last one has the head.
+// Layers, whole; one rank, whose layers need not be the last, has the head.
 std::vector<model::Slice> stages_of(const model::ModelConfig& config,
                                     const plan::Placement& placement) {
   std::vector<model::Slice> stages;
   std::size_t layer = 0;
+  std::size_t vocab = 0;
   for (const plan::Rank& rank : placement.ranks) {
     model::Slice slice = model::Slice::whole(config);
     slice.embedding = false;
     slice.layers = {layer, layer + rank.n_layers};
-    const bool last = rank.n_layers > 0 && slice.layers.end == config.n_layers;
-    const std::size_t after = layer == config.n_layers ? config.vocab_size : 0;
-    if (!last) slice.vocab = {after, after};
+    slice.vocab = {vocab, rank.vocab_units > 0 ? config.vocab_size : vocab};
     layer = slice.layers.end;
+    vocab = slice.vocab.end;
     stages.push_back(slice);
   }
-  CHECK(layer == config.n_layers);
+  CHECK(layer == config.n_layers && vocab == config.vocab_size);
   return stages;
 }
 

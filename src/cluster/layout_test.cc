@@ -77,6 +77,27 @@ TEST(Layout, SlicesCoverTheModelOnce) {
   EXPECT_EQ(slices[2].dense_columns.end, 320u);
 }
 
+TEST(Layout, OneStageOfAPipelineHasTheHead) {
+  for (const std::size_t head : {std::size_t{0}, std::size_t{1}, std::size_t{2}}) {
+    plan::Placement placement;
+    placement.strategy = plan::Strategy::kPipeline;
+    placement.ranks.resize(3);
+    placement.ranks[1].n_layers = config().n_layers - 1;
+    placement.ranks[2].n_layers = 1;
+    placement.ranks[head].vocab_units = 1;
+    const std::vector<model::Slice> stages = slices_of(config(), placement);
+    ASSERT_EQ(stages.size(), 3u);
+    EXPECT_EQ(stages[0].layers, (Range{0, 0}));
+    EXPECT_EQ(stages[2].layers, (Range{config().n_layers - 1, config().n_layers}));
+    std::size_t end = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(stages[i].vocab.begin, end);
+      EXPECT_EQ(stages[i].vocab.size(), i == head ? config().vocab_size : 0u);
+      end = stages[i].vocab.end;
+    }
+  }
+}
+
 TEST(Layout, PiecesCoverTheirSliceInOrderAndMayBeEmpty) {
   model::Slice slice;
   slice.heads = {2, 5};

@@ -89,6 +89,7 @@ class NodeAgent {
   std::map<std::uint64_t, std::pair<ConnectionId, std::uint64_t>> measuring_;
   std::uint64_t next_measuring_ = 1;
   std::optional<HeadSearch> search_;  // since no known address answered
+  Time search_at_{};                  // again, while there is no discovery
   std::unique_ptr<Discovery> discovery_;
   std::optional<ConnectionId> calling_;
   std::optional<ConnectionId> head_;
@@ -215,14 +216,16 @@ void NodeAgent::call() {
 }
 
 void NodeAgent::search_head() {
-  if (search_) return;
-  search_.emplace(code_ ? code_->head : pin_of(pool_->head()));
+  if (discovery_ || clock_.now() < search_at_) return;
+  const bool first = !search_;
+  if (first) search_.emplace(code_ ? code_->head : pin_of(pool_->head()));
+  search_at_ = clock_.now() + kDiscoveryAgain;
   discovery_ = make_discovery();
   if (!discovery_) return;
   const Result<void> browsing =
       discovery_->browse([this](const FoundService& service) { search_->on_found(service); });
   if (browsing) return;
-  spdlog::info("the head is not looked for reason=\"{}\"", browsing.error().message);
+  if (first) spdlog::info("the head is not looked for reason=\"{}\"", browsing.error().message);
   discovery_.reset();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "backend/backend.h"
 #include "cluster/folder_model.h"
@@ -33,6 +34,17 @@ std::vector<std::size_t> dealt(std::size_t total, std::span<const std::size_t> s
     begin = end;
   }
   return units;
+}
+
+void give_head_to_last_stage(plan::Placement& placement) {
+  plan::Rank* last = nullptr;
+  std::size_t units = 0;
+  for (plan::Rank& rank : placement.ranks) {
+    units += std::exchange(rank.vocab_units, 0);
+    if (rank.n_layers > 0) last = &rank;
+  }
+  CHECK(last != nullptr);
+  last->vocab_units = units;
 }
 
 }  // namespace
@@ -82,6 +94,7 @@ Result<plan::Placement> PlannerPlacer::by_shares(std::size_t n_nodes) const {
     rank.vocab_units = vocab[i];
     placement.ranks.push_back(rank);
   }
+  if (placement.strategy == plan::Strategy::kPipeline) give_head_to_last_stage(placement);
   return placement;
 }
 

@@ -65,21 +65,29 @@ TEST(PlannerPlacer, OneMachineComputesTheWholeModel) {
   expect_whole(*layout);
 }
 
+// Homes can hold what they are home of, whole pages counted.
+void expect_fits(const Layout& layout, std::uint64_t usable_bytes) {
+  for (std::size_t group = 0; group < layout.homes.size(); ++group) {
+    std::uint64_t bytes = layout.common_bytes + layout.kv_bytes;
+    if (group == 0) bytes += layout.embedding_bytes;
+    for (const VirtualRank& rank : layout.virtual_ranks) {
+      if (rank.group == group) bytes += rank.weight_bytes;
+    }
+    EXPECT_LE(bytes, usable_bytes) << layout.homes.size() << " homes, group " << group;
+  }
+}
+
 TEST(PlannerPlacer, MachinesThatAreTooSmallShareIt) {
-  const auto made = placer({});
-  for (const std::size_t n : {2u, 3u, 5u}) {
-    const auto layout = made->place(machines(n, 42e6));
-    ASSERT_TRUE(layout) << n << ": " << layout.error().message;
-    EXPECT_GT(layout->homes.size(), 1u);
-    expect_whole(*layout);
-    // Homes can hold what they are home of, whole pages counted.
-    for (std::size_t group = 0; group < layout->homes.size(); ++group) {
-      std::uint64_t bytes = layout->common_bytes + layout->kv_bytes;
-      if (group == 0) bytes += layout->embedding_bytes;
-      for (const VirtualRank& rank : layout->virtual_ranks) {
-        if (rank.group == group) bytes += rank.weight_bytes;
-      }
-      EXPECT_LE(bytes, 42'000'000u) << n << " machines, group " << group;
+  for (const plan::Strategy strategy : {plan::Strategy::kSlice, plan::Strategy::kPipeline}) {
+    PlacerOptions options;
+    options.strategy = strategy;
+    const auto made = placer(options);
+    for (const std::size_t n : {2u, 3u, 5u}) {
+      const auto layout = made->place(machines(n, 42e6));
+      ASSERT_TRUE(layout) << n << ": " << layout.error().message;
+      EXPECT_GT(layout->homes.size(), 1u);
+      if (strategy == plan::Strategy::kSlice) expect_whole(*layout);
+      expect_fits(*layout, 42'000'000);
     }
   }
 }

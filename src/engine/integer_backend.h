@@ -130,7 +130,8 @@ class IntegerBackend final : public backend::Backend {
   std::span<float> hidden() override { return hidden_; }
 
   void attention(LayerId layer) override {
-    CHECK(layer.value == next_layer_ && !after_attention_);
+    CHECK(follows(layer.value) && !after_attention_);
+    next_layer_ = layer.value;
     after_attention_ = true;
     ++n_attention;
     clear_partials();
@@ -177,6 +178,7 @@ class IntegerBackend final : public backend::Backend {
     for (std::size_t row = 0; row < n_rows(); ++row) {
       for (std::size_t i = 0; i < active_.size(); ++i) {
         const model::Slice& slice = slices_[active_[i]];
+        if (!model::contains(slice.layers, layer.value)) continue;
         if (config_.is_moe(layer)) {
           add_experts(layer, row, slice, partials_[i]);
         } else {
@@ -194,7 +196,7 @@ class IntegerBackend final : public backend::Backend {
   }
 
   void head() override {
-    CHECK(next_layer_ == config_.n_layers && !after_attention_);
+    CHECK(follows(config_.n_layers) && !after_attention_);
     digest_rows();
     logits_.assign(active_.size(), {});
     for (std::size_t i = 0; i < active_.size(); ++i) {
@@ -219,6 +221,13 @@ class IntegerBackend final : public backend::Backend {
 
  private:
   std::size_t n_rows() const { return step_.tokens.size(); }
+
+  // The next layer, or a later one where the slices are stages of a pipeline.
+  bool follows(std::size_t layer) const {
+    const bool staged = std::ranges::any_of(
+        slices_, [](const model::Slice& slice) { return slice.layers != model::kAll; });
+    return staged ? layer >= next_layer_ : layer == next_layer_;
+  }
 
   std::uint64_t key(char purpose, std::size_t layer, std::uint64_t unit, std::uint64_t row) const {
     const std::uint64_t place =
@@ -291,6 +300,7 @@ class IntegerBackend final : public backend::Backend {
       if (!is_new) continue;
       const std::uint64_t query = key('h', layer.value, history, digests_[row]);
       for (std::size_t i = 0; i < active_.size(); ++i) {
+        if (!model::contains(slices_[active_[i]].layers, layer.value)) continue;
         const model::Range heads = slices_[active_[i]].heads;
         for (std::size_t head = heads.begin; head < heads.end; ++head) {
           add_unit(mix64(query + head), 1, row, partials_[i]);

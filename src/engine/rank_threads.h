@@ -29,6 +29,10 @@ class Machine {
       : attention_replicated_(attention_replicated),
         backend_(IntegerOptions{}, slices(shares, attention_replicated)) {}
 
+  // One stage of a pipeline for each virtual rank.
+  explicit Machine(std::vector<model::Slice> stages)
+      : attention_replicated_(false), backend_(IntegerOptions{}, std::move(stages)) {}
+
   IntegerBackend& backend() { return backend_; }
 
   // Activates what `group` gives this rank to compute.
@@ -37,7 +41,9 @@ class Machine {
     Division division;
     division.attention_replicated = attention_replicated_;
     for (std::size_t v = 0; v < group.virtual_ranks().size(); ++v) {
-      division.vocab_of_virtual_rank.push_back(backend_.slices()[first + v].vocab);
+      const model::Slice& slice = backend_.slices()[first + v];
+      division.vocab_of_virtual_rank.push_back(slice.vocab);
+      if (slice.layers != model::kAll) division.layers_of_virtual_rank.push_back(slice.layers);
     }
     std::vector<std::size_t> active(first, 0);
     for (const std::size_t v : group.own()) active.push_back(first + v);

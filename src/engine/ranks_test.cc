@@ -94,15 +94,16 @@ void admit_all(Engine& engine) {
   for (Request& request : some_requests()) ASSERT_TRUE(engine.admit(std::move(request)));
 }
 
-// Runs everything undisturbed; `misroutes` is set for the last rank.
-collective::GroupStats expect_same_tokens(const Scenario& scenario,
-                                          const std::function<bool(LayerId)>& misroutes = {}) {
+// Runs everything undisturbed; returns rank 0's exchanges and how many steps there were.
+std::pair<collective::GroupStats, std::uint64_t> run_all(
+    const Layout& layout, const std::vector<std::unique_ptr<Machine>>& machines,
+    std::size_t direct_bytes_max) {
   transport::LoopbackFabric fabric;
-  const auto machines = machines_of(scenario);
-  machines.back()->backend().misroutes = misroutes;
-  Epoch epoch(fabric, 1, scenario.layout, pointers(machines), scenario.direct_bytes_max, {});
+  Epoch epoch(fabric, 1, layout, pointers(machines), direct_bytes_max, {});
   Engine engine(machines[0]->backend(), nullptr, kEngineOptions);
-  engine.set_group(&epoch.head(), machines[0]->join(epoch.head()));
+  const Division division = machines[0]->join(epoch.head());
+  EXPECT_TRUE(check_division(division, epoch.head(), machines[0]->backend()));
+  engine.set_group(&epoch.head(), division);
   admit_all(engine);
   Answers answers;
   while (!engine.idle()) {
@@ -112,10 +113,37 @@ collective::GroupStats expect_same_tokens(const Scenario& scenario,
     take(*events, answers);
   }
   EXPECT_EQ(answers, expected_answers());
+  return {epoch.head().stats(), engine.stats().steps};
+}
+
+// `misroutes` is set for the last rank.
+collective::GroupStats expect_same_tokens(const Scenario& scenario,
+                                          const std::function<bool(LayerId)>& misroutes = {}) {
+  const auto machines = machines_of(scenario);
+  machines.back()->backend().misroutes = misroutes;
+  const auto [stats, steps] = run_all(scenario.layout, machines, scenario.direct_bytes_max);
   const std::uint64_t n_layers = machines[0]->backend().config().n_layers;
   const std::uint64_t per_layer = scenario.attention_replicated ? 1 : 2;
-  EXPECT_EQ(epoch.head().stats().exchanges, engine.stats().steps * n_layers * per_layer);
-  return epoch.head().stats();
+  EXPECT_EQ(stats.exchanges, steps * n_layers * per_layer);
+  return stats;
+}
+
+// Stages that end before these layers; the one of `head` has the vocabulary.
+void expect_same_tokens_of_stages(const Layout& layout, const std::vector<std::size_t>& ends,
+                                  std::size_t head) {
+  std::vector<model::Slice> stages;
+  for (std::size_t v = 0; v < ends.size(); ++v) {
+    model::Slice stage = model::Slice::whole(integer_config({}));
+    stage.layers = {v == 0 ? 0 : ends[v - 1], ends[v]};
+    if (v < head) stage.vocab = {0, 0};
+    if (v > head) stage.vocab = {stage.vocab.end, stage.vocab.end};
+    stages.push_back(stage);
+  }
+  std::vector<std::unique_ptr<Machine>> machines;
+  for (std::size_t i = 0; i < layout.n_ranks; ++i) {
+    machines.push_back(std::make_unique<Machine>(stages));
+  }
+  EXPECT_EQ(run_all(layout, machines, std::size_t{64} << 10).first.exchanges, 0u);
 }
 
 const std::vector<VirtualRank> kThreeMachines{{0, 0}, {0, 0}, {1, 1}, {1, 1}, {2, 2}, {2, 2}};
@@ -140,6 +168,18 @@ TEST(Ranks, SeveralRanksGiveTheTokensOfOne) {
                           .direct_bytes_max = direct_bytes_max});
     }
   }
+}
+
+TEST(Ranks, StagesOfAPipelineGiveTheTokensOfOne) {
+  const std::size_t n = integer_config({}).n_layers;
+  const Layout layout{{{0, 0}, {1, 1}, {2, 2}}, 3};
+  for (const std::size_t head : {std::size_t{0}, std::size_t{1}, std::size_t{2}}) {
+    expect_same_tokens_of_stages(layout, {1, 2, n}, head);
+    expect_same_tokens_of_stages(layout, {0, 1, n}, head);
+    expect_same_tokens_of_stages(layout, {1, n, n}, head);
+  }
+  // A taken-over stage: two virtual ranks on one rank.
+  expect_same_tokens_of_stages({{{0, 0}, {1, 1}, {2, 0}}, 2}, {1, 2, n}, 2);
 }
 
 TEST(Ranks, HeadMayComputeNothing) {

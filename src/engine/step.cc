@@ -146,7 +146,15 @@ Result<void> run_layer(const Pass& pass, LayerId layer, std::size_t& moe_layer) 
   return {};
 }
 
-// Strategy `pipeline`: each virtual rank has whole layers; the hidden rows go from rank to rank.
+// Strategy `pipeline`: the virtual rank that has the vocabulary, whole.
+std::size_t head_stage(const Division& division) {
+  const auto& vocab = division.vocab_of_virtual_rank;
+  const auto has_rows = [](const kernels::Range& rows) { return rows.size() > 0; };
+  return static_cast<std::size_t>(std::ranges::find_if(vocab, has_rows) - vocab.begin());
+}
+
+// Strategy `pipeline`: each virtual rank has whole layers; the hidden rows go from rank to rank, at
+// last to the one that has the head.
 Result<void> run_stages(Pass pass) {
   collective::Group& group = *pass.ranks.group;
   const auto& stages = pass.ranks.division.layers_of_virtual_rank;
@@ -177,7 +185,10 @@ Result<void> run_stages(Pass pass) {
       }
     }
   }
-  return {};
+  const collective::Rank head = group.virtual_ranks()[head_stage(pass.ranks.division)].rank;
+  if (!at || *at == head) return {};
+  const auto end = static_cast<std::uint16_t>(pass.backend.config().n_layers);
+  return group.hand_over({.step = pass.step, .layer = end}, *at, head, pass.backend.hidden());
 }
 
 Result<void> run_layers(const Pass& pass) {
@@ -220,7 +231,8 @@ bool is_pipeline(const Ranks& ranks) { return !ranks.division.layers_of_virtual_
 // Whether there is only one virtual rank, rank 0's: its logits need no copy.
 bool has_whole_head(const Ranks& ranks) { return ranks.group->virtual_ranks().size() == 1; }
 
-// The stages cover all layers in order, and this rank's slices have those of its virtual ranks.
+// The stages cover all layers in order, one of them has the whole vocabulary, and this rank's
+// slices have the layers of its virtual ranks.
 Result<void> check_stages(const Division& division, const collective::Group& group,
                           const backend::Backend& backend) {
   const auto& stages = division.layers_of_virtual_rank;
@@ -236,6 +248,10 @@ Result<void> check_stages(const Division& division, const collective::Group& gro
       division.attention_replicated) {
     return invalid_input(std::to_string(stages.size()) + " stages end at layer " +
                          std::to_string(end) + " of " + std::to_string(backend.config().n_layers));
+  }
+  const kernels::Range head = division.vocab_of_virtual_rank[head_stage(division)];
+  if (head.size() != backend.config().vocab_size) {
+    return invalid_input("no stage has the whole vocabulary");
   }
   for (std::size_t i = 0; i < group.own().size() && i < backend.active().size(); ++i) {
     const model::Slice& slice = backend.slices()[backend.active()[i]];
