@@ -4,8 +4,10 @@
   tools/predict_then_measure.py MODEL [--weights int8] [--threads 1,2] [--runs 7]
 
 Each run is `conclave bench --runs 1`; before and after it, `conclave probe` and `conclave plan` with
-what that found, so that predictions and measurement share the minute. Prints every run, then the median error for each
-number of threads; the exit status is 1 when one is above --limit.
+what that found, so that predictions and measurement share the minute.
+
+Prints every run, then the median error for each number of threads; the exit status is 1 when one is
+above --limit.
 """
 
 import argparse

@@ -237,17 +237,16 @@ Result<void> Agent::State::start() {
 void Agent::State::poll() {
   if (door_) door_->poll();
   if (admin_) admin_->poll(clock_.now());
-  if (discovery_) {
-    discovery_->poll(clock_.now());
-  } else if (door_ && clock_.now() >= announce_at_) {
-    if (const Result<void> watched = announce(); !watched) discovery_.reset();
-  }
+  if (discovery_) discovery_->poll(clock_.now());
+  if (discovery_ && !discovery_->working()) discovery_.reset();
   host_->poll();
   head_->on_tick(clock_.now());
   traces_.on_tick(clock_.now());
   act();
   log_history();
   update_status();
+  // Last, because asking the daemon may take its time.
+  if (door_ && !discovery_ && clock_.now() >= announce_at_) static_cast<void>(announce());
 }
 
 // What the head wants done may make it want more.

@@ -173,6 +173,11 @@ void Discovery::start_resolve(std::uint32_t interface_index, const char* name, c
   query->ref = nullptr;
 }
 
+bool Discovery::working() const {
+  return std::ranges::any_of(
+      queries_, [](const auto& item) { return !item.second->is_resolve && !item.second->done; });
+}
+
 void Discovery::poll(Time now) {
   std::array<epoll_event, 32> events{};
   const int n = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
@@ -184,7 +189,7 @@ void Discovery::poll(Time now) {
     // An error: the daemon has gone. Without this its socket would be readable for ever.
     if (library_.process_result(query.ref) == 0) continue;
     query.done = true;
-    spdlog::warn("the DNS-SD daemon has gone: use --peer HOST:PORT");
+    spdlog::warn("the DNS-SD daemon has gone: until it is back, use --peer HOST:PORT");
   }
   std::erase_if(queries_, [this, now](const auto& item) {
     Query& query = *item.second;

@@ -88,6 +88,9 @@ class Discovery {
   // Our own is among them. kUnavailable: no daemon runs.
   Result<void> browse(OnFound on_found);
 
+  // Whether what was published or browsed still is: not, once the daemon has gone.
+  bool working() const;
+
   // Becomes readable when poll() has something to do. Owned by the object.
   int fd() const { return epoll_.get(); }
   // Never blocks. Call when fd() is readable and at least every second.

@@ -216,6 +216,7 @@ void NodeAgent::call() {
 }
 
 void NodeAgent::search_head() {
+  if (discovery_ && !discovery_->working()) discovery_.reset();
   if (discovery_ || clock_.now() < search_at_) return;
   const bool first = !search_;
   if (first) search_.emplace(code_ ? code_->head : pin_of(pool_->head()));

@@ -154,8 +154,8 @@ std::size_t head_stage(const Division& division) {
 }
 
 // Strategy `pipeline`: each virtual rank has whole layers; the hidden rows go from rank to rank, at
-// last to the one that has the head.
-Result<void> run_stages(Pass pass) {
+// last, if logits are wanted, to the one that has the head.
+Result<void> run_stages(Pass pass, bool wants_logits) {
   collective::Group& group = *pass.ranks.group;
   const auto& stages = pass.ranks.division.layers_of_virtual_rank;
   std::optional<collective::Rank> at;  // who has the rows; at first everybody has those of rank 0
@@ -186,13 +186,13 @@ Result<void> run_stages(Pass pass) {
     }
   }
   const collective::Rank head = group.virtual_ranks()[head_stage(pass.ranks.division)].rank;
-  if (!at || *at == head) return {};
+  if (!wants_logits || !at || *at == head) return {};
   const auto end = static_cast<std::uint16_t>(pass.backend.config().n_layers);
   return group.hand_over({.step = pass.step, .layer = end}, *at, head, pass.backend.hidden());
 }
 
-Result<void> run_layers(const Pass& pass) {
-  if (!pass.ranks.division.layers_of_virtual_rank.empty()) return run_stages(pass);
+Result<void> run_layers(const Pass& pass, bool wants_logits) {
+  if (!pass.ranks.division.layers_of_virtual_rank.empty()) return run_stages(pass, wants_logits);
   std::size_t moe_layer = 0;
   for (std::size_t i = 0; i < pass.backend.config().n_layers; ++i) {
     TRY(run_layer(pass, LayerId{static_cast<std::uint16_t>(i)}, moe_layer));
@@ -318,7 +318,7 @@ Result<std::span<const float>> run_step(backend::Backend& backend, Ranks& ranks,
   }
   pass.trace_begun();
   pass.advance();
-  TRY(run_layers(pass));
+  TRY(run_layers(pass, !step.head_rows.empty()));
   backend.head();
   pass.advance();
   const bool whole = ranks.group == nullptr || has_whole_head(ranks);
@@ -351,7 +351,7 @@ Result<void> follow_step(backend::Backend& backend, Ranks& ranks, const StepHook
   backend.begin(decoded.step(), message.residual);
   pass.trace_begun();
   pass.advance();
-  TRY(run_layers(pass));
+  TRY(run_layers(pass, !decoded.head_rows.empty()));
   backend.head();
   pass.advance();
   if (!decoded.head_rows.empty() || is_pipeline(ranks)) {

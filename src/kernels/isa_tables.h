@@ -10,8 +10,10 @@
 namespace conclave::kernels {
 
 Operations scalar_operations();
-std::optional<Operations> avx2_operations();    // nullopt where this machine lacks AVX2 or FMA
-std::optional<Operations> avx512_operations();  // nullopt where it lacks AVX-512 F/BW/DQ/VL/VNNI
-std::optional<Operations> neon_operations();    // nullopt where it lacks the dot product
+// nullopt where this machine lacks AVX2 or FMA, or AVX-512 F/BW/DQ/VL/VNNI. `sequential` chooses
+// how weights are read (lanes.h); absent: as suits this processor's maker.
+std::optional<Operations> avx2_operations(std::optional<bool> sequential = {});
+std::optional<Operations> avx512_operations(std::optional<bool> sequential = {});
+std::optional<Operations> neon_operations();  // nullopt where it lacks the dot product
 
 }  // namespace conclave::kernels

@@ -12,6 +12,7 @@
 
 #include "base/number_formats.h"
 #include "base/rng.h"
+#include "kernels/isa_tables.h"
 
 namespace conclave::kernels {
 namespace {
@@ -321,11 +322,22 @@ TEST(Vectors, NanAndInfinityComeThrough) {
   }
 }
 
+// All that this machine can run, with both ways of reading weights.
+std::vector<std::pair<std::string, Operations>> all_operations() {
+  std::vector<std::pair<std::string, Operations>> all;
+  for (const Isa isa : available_isas()) all.emplace_back(name(isa), operations(isa));
+  for (const bool sequential : {false, true}) {
+    const std::string how = sequential ? " sequential" : " interleaved";
+    if (const auto ops = avx2_operations(sequential)) all.emplace_back("avx2" + how, *ops);
+    if (const auto ops = avx512_operations(sequential)) all.emplace_back("avx512" + how, *ops);
+  }
+  return all;
+}
+
 // Every instruction set, every format, every number of tokens: the scalar code's bits.
 TEST(Gemm, EveryIsaGivesTheScalarBits) {
   const Operations& scalar = operations(Isa::kScalar);
-  for (const Isa isa : available_isas()) {
-    const Operations& ops = operations(isa);
+  for (const auto& [isa, ops] : all_operations()) {
     for (const Case& c : all_cases()) {
       const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 8);
       const Packed packed = pack(m, c.packed);
@@ -333,7 +345,7 @@ TEST(Gemm, EveryIsaGivesTheScalarBits) {
         const TestActivations x = make_activations(scalar, tokens, c.cols, 9 + tokens);
         for (const bool exact : {false, true}) {
           ASSERT_EQ(multiply(scalar, exact, packed, x), multiply(ops, exact, packed, x))
-              << name(isa) << " " << name(c.packed) << " " << c.rows << "x" << c.cols << " tokens "
+              << isa << " " << name(c.packed) << " " << c.rows << "x" << c.cols << " tokens "
               << tokens << " exact " << exact;
         }
       }

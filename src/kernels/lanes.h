@@ -15,8 +15,10 @@
 
 namespace conclave::kernels {
 
-// For cores that read one sequential stream best. Gemms of one row on a Zen 5 with AVX-512, as
-// share of a plain read: 0.70 to 0.91 with four streams, 0.95 to 1.07 so.
+// For cores that read one sequential stream best, into L2 and not far ahead. Gemms of one row on
+// two Zen 5 cores as share of a plain read: with AVX-512 0.70 to 0.91 with four streams, 0.95
+// to 1.07 so; with AVX2 0.79 to 0.95 with two, 0.90 to 0.99 so. Taken for all of AMD's, though
+// unmeasured before Zen 5.
 template <class Lanes>
 struct Sequential : Lanes {
   static constexpr std::size_t kStreams = 1;

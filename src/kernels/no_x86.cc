@@ -3,7 +3,11 @@
 
 namespace conclave::kernels {
 
-std::optional<Operations> avx2_operations() { return std::nullopt; }
-std::optional<Operations> avx512_operations() { return std::nullopt; }
+std::optional<Operations> avx2_operations(std::optional<bool> /*sequential*/) {
+  return std::nullopt;
+}
+std::optional<Operations> avx512_operations(std::optional<bool> /*sequential*/) {
+  return std::nullopt;
+}
 
 }  // namespace conclave::kernels

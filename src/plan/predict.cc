@@ -54,12 +54,13 @@ double above_mean(std::size_t n) {
   return above;
 }
 
-// Work of all ranks between two exchanges: everyone waits for the slowest. Layers of one kind are
-// alike, so that summing them before the wait changes nothing; the few dense layers are summed with
-// the others because one division of columns serves both.
+// Work of all ranks between two exchanges: everyone waits for the slowest, and where phases are
+// short (a few milliseconds, as in decode) for whoever is slow for a moment. Layers of one kind are
+// alike and waits grow with the work, so that summing them before the wait changes nothing; the few
+// dense layers are summed with the others because one division of columns serves both.
 class PhaseSum {
  public:
-  explicit PhaseSum(const Cluster& cluster, const Placement& placement) {
+  PhaseSum(const Cluster& cluster, const Placement& placement, bool is_short) {
     double sum = 0.0;
     for (const Rank& rank : placement.ranks) {
       const Machine& machine = cluster.pool.machines[rank.machine];
@@ -68,11 +69,14 @@ class PhaseSum {
       sum += weights_.back();
     }
     for (double& weight : weights_) weight /= sum;
+    if (!is_short) return;
     double unsteadiness = 0.0;
     for (std::size_t i = 0; i < weights_.size(); ++i) {
       unsteadiness += weights_[i] * cluster.pool.machines[placement.ranks[i].machine].unsteadiness;
     }
-    if (unsteadiness > 0.0) waiting_ = unsteadiness * above_mean(weights_.size());
+    const auto n_working = static_cast<std::size_t>(
+        std::ranges::count_if(placement.ranks, [](const Rank& rank) { return rank.share > 0.0; }));
+    if (unsteadiness > 0.0 && n_working > 1) waiting_ = unsteadiness * above_mean(n_working);
   }
 
   // All ranks do their part, then wait for the slowest.
@@ -109,7 +113,8 @@ double imbalance_of(const Cluster& cluster, const Placement& placement, const St
 }
 
 // Everything between the exchanges of one step.
-TimeSplit sliced_work(const Cluster& cluster, const Placement& placement, const StepShape& shape) {
+TimeSplit sliced_work(const Cluster& cluster, const Placement& placement, const StepShape& shape,
+                      bool is_short) {
   const Architecture& a = cluster.model.architecture;
   const double imbalance = imbalance_of(cluster, placement, shape);
   const std::size_t n = placement.ranks.size();
@@ -130,7 +135,7 @@ TimeSplit sliced_work(const Cluster& cluster, const Placement& placement, const 
     columns[i].add(n_dense, work.dense);
     head[i].add(1.0, work.head);
   }
-  const PhaseSum sum(cluster, placement);
+  const PhaseSum sum(cluster, placement, is_short);
   TimeSplit split;
   sum.add(split, attention);
   sum.add(split, columns);
@@ -238,7 +243,7 @@ TimeSplit pipeline_step(const Cluster& cluster, const Placement& placement, std:
 // `n_chunks`: of the prompt; the exchanges of one hide behind the work of the next.
 double prefill_chunk_seconds(const Cluster& cluster, const Placement& placement,
                              const StepShape& shape, std::size_t n_chunks) {
-  const TimeSplit split = sliced_work(cluster, placement, shape);
+  const TimeSplit split = sliced_work(cluster, placement, shape, /*is_short=*/false);
   const std::size_t rounds = rounds_of(cluster, placement);
   const double wire =
       as_double(rounds) *
@@ -331,7 +336,7 @@ TimeSplit predict_step(const Cluster& cluster, const Placement& placement, std::
     split = pipeline_step(cluster, placement, batch);
   } else {
     const StepShape shape = decode_shape(cluster, batch);
-    split = sliced_work(cluster, placement, shape);
+    split = sliced_work(cluster, placement, shape, /*is_short=*/true);
     split.exchange =
         as_double(rounds_of(cluster, placement)) *
         exchange_seconds(cluster, machines_of(placement),

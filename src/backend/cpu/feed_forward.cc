@@ -162,7 +162,7 @@ void FeedForward::run_groups(const Rows& inputs, std::span<float* const> outs) {
       inner_[group.slice].round_row(context_.ops, group.first + t, down.cols);
     }
   });
-  const Chunks down = context_.chunks(rows_max);  // the same for all groups, which they share
+  const Chunks down = context_.chunks(rows_max);  // one size: all groups add into the same outputs
   const std::size_t down_chunks = down.count(config_.hidden_size);
   const std::size_t per_slice = outs.empty() ? 0 : groups_.size() / outs.size();
   context_.pool.parallel_for(down_chunks * outs.size(), [&](std::size_t i, std::size_t thread) {

@@ -162,7 +162,7 @@ class CpuKernelProbe final : public KernelProbe {
                              y_.data() + i * x_.size() * kMatrixRows, kMatrixRows});
       }
       multiply(context_, products_, tiles_);
-      if (stretches == nullptr || n < kMatricesTogether) continue;
+      if (stretches == nullptr || n < std::min(kMatricesTogether, matrices.size())) continue;
       const auto now = std::chrono::steady_clock::now();
       stretches->push_back(std::chrono::duration<double>(now - last).count());
       last = now;

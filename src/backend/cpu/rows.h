@@ -51,9 +51,10 @@ struct CpuContext {
 
   // For matrices that meet `n_rows` rows of activations. A chunk is a new place in memory, where a
   // core's prefetch must find its pace: decode of Kimi K2's shapes on two cores is 5 % faster with
-  // 16 panels than with 4. Many threads need many chunks, and many rows a tile that stays in cache.
+  // 16 panels than with 4. More threads need more chunks, and many rows a tile that stays in cache.
   Chunks chunks(std::size_t n_rows) const {
-    return {n_rows <= kFewRows && pool.size() <= 8 ? std::size_t{16} : std::size_t{4}};
+    const bool is_long = n_rows <= kFewRows && pool.size() <= kFewThreads;
+    return {is_long ? std::size_t{16} : std::size_t{4}};
   }
   // Floats of a tile [rows of activations, rows of a chunk], for up to `n_rows`.
   std::size_t tile_size(std::size_t n_rows) const {
@@ -63,6 +64,7 @@ struct CpuContext {
 
  private:
   static constexpr std::size_t kFewRows = 8;
+  static constexpr std::size_t kFewThreads = 2;
 };
 
 // Rows [n, cols] as floats and, when wanted, rounded to int8. Grows and never shrinks.

@@ -4,13 +4,15 @@
 
 namespace conclave::kernels {
 
-std::optional<Operations> avx2_operations() {
+std::optional<Operations> avx2_operations(std::optional<bool> sequential) {
   // Every processor with AVX2 has F16C, which clang 14 cannot be asked about.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
     return std::nullopt;
   }
   Operations operations = make_operations<Avx2Lanes>();
-  if (__builtin_cpu_is("amd")) operations.gemm = gemm<Sequential<Avx2Lanes>, false>;
+  if (sequential.value_or(__builtin_cpu_is("amd") != 0)) {
+    operations.gemm = gemm<Sequential<Avx2Lanes>, false>;
+  }
   return operations;
 }
 
