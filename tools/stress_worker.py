@@ -9,6 +9,7 @@ came back each time, and the server kept neither files, children nor memory.
 import os
 import pathlib
 import random
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ N_CLIENTS = 4
 MAX_TOKENS = 160
 MEMORY_GROWTH_MAX = 48 << 20  # bytes; 50 leaked prompts, logs or buffers would be more
 RESTART_LIMIT_S = 30
+SPECIAL = re.compile(r"<\|\w+\|>|\[\w+\]")
 
 
 class Tally:
@@ -50,7 +52,9 @@ def stream_once(port, seed):
             text += choice.get("delta", {}).get("content") or ""
             for token in (choice.get("logprobs") or {}).get("content") or []:
                 n_streamed += 1
-                spelled += bytes(token["bytes"] or [])
+                # A special token that the model happens to draw is no text.
+                if not SPECIAL.fullmatch(token["token"]):
+                    spelled += bytes(token["bytes"] or [])
             finish = choice.get("finish_reason") or finish
         usage = chunk.get("usage") or usage
     n_tokens = (usage or {}).get("completion_tokens", 0)

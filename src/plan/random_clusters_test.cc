@@ -279,6 +279,12 @@ TEST(RandomClusters, TheStrategySwitchesAtTheCrossover) {
   EXPECT_GT(switched, kClusters / 20);
 }
 
+#ifdef __SANITIZE_THREAD__
+constexpr double kPlanSecondsMax = 30.0;  // how slow the sanitizer is says nothing of the planner
+#else
+constexpr double kPlanSecondsMax = 1.0;
+#endif
+
 TEST(RandomClusters, TenThousandMachinesArePlannedInASecond) {
   RandomCluster random(6);
   Cluster cluster = random.next(1);
@@ -298,7 +304,7 @@ TEST(RandomClusters, TenThousandMachinesArePlannedInASecond) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   EXPECT_TRUE(plan) << (plan ? "" : plan.error().message);
   RecordProperty("seconds", std::to_string(took));
-  EXPECT_LT(took, 1.0);
+  EXPECT_LT(took, kPlanSecondsMax);
 }
 
 }  // namespace
