@@ -15,6 +15,7 @@ long_row() { # WHAT RESULT STARTED STATUS
   fi
   LONG_ROWS+=("| $1 | $verdict | $2 | $((SECONDS - $3)) s |")
   note "$1: $verdict: $2"
+  write_long_report  # after each row: what is cut off leaves what it has
 }
 
 long_tsan() {
@@ -98,7 +99,6 @@ long_run() {
   long_pool 'a pool of three loses machines at random' losses "${CONCLAVE_LONG_LOSSES:-200}"
   long_pool 'a pool of five under load, left alone' calm "${CONCLAVE_LONG_CALM_S:-600}"
   long_clang_tidy
-  write_long_report
   step "wrote $LONG_REPORT"
   cat "$LONG_REPORT"
   summary && ((LONG_STATUS == 0))
