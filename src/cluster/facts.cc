@@ -44,6 +44,7 @@ wire::pb::MachineFacts to_message(const plan::Machine& machine) {
   facts.set_dispatch_seconds(machine.dispatch_seconds);
   facts.set_step_seconds(machine.step_seconds);
   facts.set_expert_seconds(machine.expert_seconds);
+  facts.set_unsteadiness(machine.unsteadiness);
   return facts;
 }
 
@@ -70,6 +71,7 @@ plan::Machine machine_from(const wire::pb::MachineFacts& facts) {
   machine.dispatch_seconds = within(facts.dispatch_seconds(), 0.0, 1.0);
   machine.expert_seconds = within(facts.expert_seconds(), 0.0, 1.0);
   machine.step_seconds = within(facts.step_seconds(), 0.0, 1.0);
+  machine.unsteadiness = within(facts.unsteadiness(), 0.0, 1.0);
   return machine;
 }
 

@@ -20,7 +20,9 @@ TEST(Facts, AMachineSurvivesTheWire) {
   machine.gemv_bandwidth[0] = 500e9;
   machine.cache_gemv_bandwidth[1] = 700e9;
   machine.dispatch_seconds = 60e-6;
+  machine.expert_seconds = 3e-6;
   machine.step_seconds = 1e-3;
+  machine.unsteadiness = 0.05;
   const plan::Machine there = machine_from(to_message(machine));
   EXPECT_EQ(there.name, "studio");
   EXPECT_EQ(there.memory_bytes, 512e9);
@@ -32,7 +34,9 @@ TEST(Facts, AMachineSurvivesTheWire) {
   EXPECT_EQ(there.gemv_bandwidth[0], 500e9);
   EXPECT_EQ(there.cache_gemv_bandwidth[1], 700e9);
   EXPECT_EQ(there.dispatch_seconds, 60e-6);
+  EXPECT_EQ(there.expert_seconds, 3e-6);
   EXPECT_EQ(there.step_seconds, 1e-3);
+  EXPECT_EQ(there.unsteadiness, 0.05);
 }
 
 TEST(Facts, NonsenseFromANodeStillPlans) {
@@ -43,6 +47,7 @@ TEST(Facts, NonsenseFromANodeStillPlans) {
   facts.set_efficiency(-3.0);
   facts.set_prefill_flops(std::numeric_limits<double>::infinity());
   facts.set_dispatch_seconds(1e300);
+  facts.set_unsteadiness(-1e300);
   facts.add_gemv_bandwidth(-1.0);
   plan::Pool pool;
   pool.machines.push_back(machine_from(facts));
