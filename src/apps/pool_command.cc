@@ -65,6 +65,9 @@ std::string pool_text(const Json& pool) {
     text += fmt::format("strategy {}, epoch {}, survives {}{}\n", pool.value("strategy", ""),
                         pool.value("epoch", 0), pool.value("losses_survived", 0),
                         rebuilding ? " (rebuilding)" : "");
+    if (const auto copies = pool.value("expert_replicas", std::uint64_t{0}); copies > 0) {
+      text += fmt::format("{} copies of experts that are chosen often\n", copies);
+    }
   }
   text +=
       "\n  machine              state                      share      weights    memory       "

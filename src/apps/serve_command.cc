@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "apps/loaded_model.h"
@@ -27,6 +28,7 @@ struct ServeFlags {
   std::size_t survive = 1;
   std::string strategy;
   std::string shares;
+  std::optional<std::size_t> hot_experts;
   bool use_all = false;
   PoolFlags pool_flags;
   std::string log_level = "info";
@@ -48,6 +50,7 @@ Result<void> add_pool(Program& program, const ServeFlags& flags, server::ServeOp
   options.nodes_min = flags.nodes;
   options.placer.cover_losses = flags.survive;
   options.placer.use_all_machines = flags.use_all;
+  options.placer.hot_experts = flags.hot_experts;
   if (!flags.strategy.empty()) {
     options.placer.strategy = TRY(plan::parse_strategy(flags.strategy));
   }
@@ -134,6 +137,11 @@ void add_serve_command(CLI::App& root, Program& program) {
   command->add_option("--shares", flags->shares,
                       "relative shares of the machines, the head's first, as in 2,1,1 (default: "
                       "the planner's)");
+  command
+      ->add_option("--hot-experts", flags->hot_experts,
+                   "strategy expert: how many of each layer's most chosen experts get a copy on "
+                   "a second machine, where there is room (default: a sixteenth of them)")
+      ->check(CLI::Range(0, 4096));
   command->add_flag("--all", flags->use_all, "use also machines that only slow the answer");
   add_pool_flags(*command, flags->pool_flags);
   command->callback([&program, flags] {

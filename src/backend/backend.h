@@ -28,6 +28,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/expert_division.h"
 #include "backend/packed_part.h"
 #include "backend/shared_memory.h"
 #include "base/ids.h"
@@ -187,6 +188,8 @@ struct CpuParts {
   bool embedding = true;  // in `common`: needed for Backend::embed
   std::vector<HeldSlice> slices = {};
   SharedMemory& kv;
+  // Where slices have replicas: all slices of the model, those of other ranks too.
+  std::shared_ptr<const ExpertDivision> division = nullptr;
 };
 
 // Errors: an unknown ISA, an arena that does not hold its part, KV memory that is too small.

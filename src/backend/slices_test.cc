@@ -121,6 +121,84 @@ TEST(Slices, WholeExpertsAddUp) {
   EXPECT_LT(bytes, cpu_slice_bytes(ember(), slices[0], {}));
 }
 
+// Thirds of the experts; the hottest of each layer, say 0 to 3, also on the others.
+std::vector<model::Slice> slices_with_copies() {
+  const model::ModelConfig& config = ember().config();
+  const std::size_t n = config.n_experts;
+  std::vector<model::Slice> slices = three_slices();
+  const std::array<kernels::Range, 3> experts = {{{0, n / 2}, {n / 2, n - 4}, {n - 4, n}}};
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    slices[i].expert_columns = whole_slice().expert_columns;
+    slices[i].experts = experts[i];
+    for (std::uint16_t l = 0; i > 0 && l < config.n_layers; ++l) {
+      if (!config.is_moe(LayerId{l})) continue;
+      for (std::uint16_t e = 0; e < 8; ++e) {
+        if (e % 2 == i - 1 || l % 2 == 0) slices[i].replicas.push_back({LayerId{l}, ExpertId{e}});
+      }
+    }
+  }
+  return slices;
+}
+
+std::vector<Node> nodes_with_copies(const CpuOptions& options,
+                                    const std::vector<std::vector<std::size_t>>& ranks) {
+  const std::vector<model::Slice> slices = slices_with_copies();
+  std::vector<DivisionMember> members;
+  for (const model::Slice& slice : slices) members.push_back({slice, members.size()});
+  const auto division = std::make_shared<const ExpertDivision>(ember().config(), members);
+  std::vector<Node> nodes;
+  for (const std::vector<std::size_t>& rank : ranks) {
+    std::vector<model::Slice> held;
+    for (const std::size_t i : rank) held.push_back(slices[i]);
+    nodes.push_back(make_node(options, held, division));
+  }
+  return nodes;
+}
+
+TEST(Slices, CopiesOfExpertsAddUpAndKeepTheBits) {
+  for (const model::Slice& slice : slices_with_copies()) {
+    EXPECT_TRUE(model::check_slice(ember().config(), slice));
+  }
+  for (const CpuOptions& options : {CpuOptions{.exact = true}, CpuOptions{}}) {
+    const std::vector<float> whole = run_divided(options, {{whole_slice()}});
+    const std::vector<float> apart = run_steps(nodes_with_copies(options, {{0}, {1}, {2}}));
+    EXPECT_LT(relative_error(apart, whole), options.exact ? 1e-5 : 2e-2);
+    EXPECT_EQ(run_steps(nodes_with_copies(options, {{0, 1, 2}})), apart);
+    EXPECT_EQ(run_steps(nodes_with_copies(options, {{0}, {1, 2}})), apart) << "a take-over";
+  }
+}
+
+TEST(Slices, CopiesStandBesideReplicatedAttention) {
+  model::Slice attention = no_slice();
+  attention.heads = whole_slice().heads;
+  attention.embedding = true;
+  std::vector<model::Slice> slices = slices_with_copies();
+  std::vector<DivisionMember> members;
+  for (model::Slice& slice : slices) {
+    slice.heads = {0, 0};
+    slice.embedding = false;
+    members.push_back({slice, members.size()});
+  }
+  const auto division = std::make_shared<const ExpertDivision>(ember().config(), members);
+  std::vector<Node> nodes;
+  nodes.push_back(
+      make_node({.exact = true}, {attention, slices[0], slices[1], slices[2]}, division));
+  EXPECT_LT(relative_error(run_steps(nodes), run_divided({.exact = true}, {{whole_slice()}})),
+            1e-5);
+}
+
+// Who computes a copy depends on the row alone.
+TEST(Slices, CopiesKeepTheBitsOfARowInAnyBatch) {
+  const std::vector<std::vector<std::size_t>> ranks = {{0}, {1}, {2}};
+  const Part one{some_tokens(3, 1), 0, {1}};
+  const Part other{some_tokens(4, 2), 0, {2}};
+  const std::vector<float> both = run(nodes_with_copies({}, ranks), {one, other});
+  std::vector<float> apart = run(nodes_with_copies({}, ranks), {one});
+  const std::vector<float> second = run(nodes_with_copies({}, ranks), {other});
+  apart.insert(apart.end(), second.begin(), second.end());
+  EXPECT_EQ(both, apart);
+}
+
 // `pipeline`: whole layers; where a slice lacks a layer its share is zero, so that the sum over all
 // has the bits of the one that has it.
 TEST(Slices, WholeLayersKeepTheBits) {

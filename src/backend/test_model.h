@@ -80,14 +80,15 @@ inline CpuOptions with_limits(CpuOptions options) {
 }
 
 // With the embedding if any of the slices has it.
-inline Node make_node(CpuOptions options, const std::vector<model::Slice>& slices) {
+inline Node make_node(CpuOptions options, const std::vector<model::Slice>& slices,
+                      std::shared_ptr<const ExpertDivision> division = nullptr) {
   options = with_limits(options);
   const bool embedding = std::ranges::any_of(slices, &model::Slice::embedding);
   Node node{common_arena(embedding, options),
             {},
             memory_of(cpu_kv_bytes(ember().config(), options.limits, options.exact)),
             nullptr};
-  CpuParts parts{node.common, embedding, {}, node.kv};
+  CpuParts parts{node.common, embedding, {}, node.kv, std::move(division)};
   for (const model::Slice& slice : slices) {
     node.arenas.push_back(std::make_unique<WeightArena>(slice_arena(slice, options)));
     parts.slices.push_back({slice, *node.arenas.back()});

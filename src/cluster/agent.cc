@@ -5,15 +5,18 @@
 
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <utility>
 
 #include "cluster/admin_socket.h"
+#include "cluster/bulk_messages.h"
 #include "cluster/cluster.h"
 #include "cluster/discovery.h"
 #include "cluster/facts.h"
 #include "cluster/head_search.h"
+#include "cluster/hot_experts.h"
 #include "cluster/identity_memory.h"
 #include "cluster/pool_doctor.h"
 #include "cluster/pool_door.h"
@@ -24,6 +27,11 @@
 
 namespace conclave::cluster {
 namespace {
+
+// Asks a worker for its counts of experts; answers to a trace's question have small ids.
+constexpr std::uint64_t kCountsQuestion = std::numeric_limits<std::uint64_t>::max();
+constexpr Duration kCountEvery = std::chrono::seconds(10);
+constexpr std::size_t kCountsBytesMax = std::size_t{64} << 20;
 
 std::uint64_t random_life() {
   std::random_device device;
@@ -75,6 +83,10 @@ class Agent::State {
   Result<void> watch(int fd);
   Result<void> open_door();
   Result<void> announce();
+  void recall_expert_counts();
+  void ask_expert_counts();
+  void on_expert_counts(const wire::pb::Trace& trace);
+  std::string counts_file() const { return "experts-" + hex_text(source_.fingerprint()); }
   std::string answer(std::string_view request);
   Result<nlohmann::json> obey(const nlohmann::json& request);
   void act();
@@ -97,6 +109,9 @@ class Agent::State {
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<WorkerHost> host_;
   TraceGather traces_;
+  std::unique_ptr<ExpertTally> tally_;  // with the door
+  Time count_at_{};
+  std::uint64_t counts_kept_ = 0;  // tokens and layers in what is on disk
   AgentStatus status_;
   bool was_ready_ = false;
   std::uint64_t history_seen_ = 0;
@@ -144,6 +159,7 @@ Result<void> Agent::State::open_door() {
   TRY(watch(door_->fd()));
   TRY(watch(doctor_->fd()));
   TRY(announce());
+  recall_expert_counts();
   admin_ = TRY(AdminServer::create(door_->state(),
                                    [this](std::string_view request) { return answer(request); }));
   return watch(admin_->fd());
@@ -164,6 +180,45 @@ Result<void> Agent::State::announce() {
   if (first) spdlog::info("not announced reason=\"{}\"", published.error().message);
   discovery_.reset();
   return {};
+}
+
+// What earlier runs counted decides which experts get copies in the first placement.
+void Agent::State::recall_expert_counts() {
+  std::optional<ExpertCounts> before;
+  const auto text = door_->state().read(counts_file(), kCountsBytesMax);
+  if (text && text->has_value()) {
+    auto parsed = parse_expert_counts(**text);
+    if (!parsed) spdlog::warn("begins to count anew reason=\"{}\"", parsed.error().message);
+    if (parsed) before = std::move(*parsed);
+  }
+  tally_ = std::make_unique<ExpertTally>(source_.config(), before);
+  counts_kept_ = tally_->total().sum();
+  if (counts_kept_ > 0) placer_->set_expert_counts(tally_->total());
+}
+
+// Rank 0 routes as all ranks do.
+void Agent::State::ask_expert_counts() {
+  const HeadStatus pool = pool_status();
+  if (pool.phase != HeadPhase::kRunning || pool.layout == nullptr ||
+      pool.layout->strategy != plan::Strategy::kExpert) {
+    return;
+  }
+  wire::pb::ToWorker ask;
+  ask.mutable_trace()->set_id(kCountsQuestion);
+  host_->tell(ask);
+}
+
+// Used and kept when they have doubled: other copies are other weights to load, so that a restart
+// of the head should not change them for little.
+void Agent::State::on_expert_counts(const wire::pb::Trace& trace) {
+  if (!tally_) return;
+  tally_->update(trace);
+  const std::uint64_t counted = tally_->total().sum();
+  if (counted == 0 || counted < 2 * counts_kept_) return;
+  counts_kept_ = counted;
+  placer_->set_expert_counts(tally_->total());
+  const auto kept = door_->state().write(counts_file(), to_text(tally_->total()));
+  if (!kept) spdlog::warn("expert counts not kept reason=\"{}\"", kept.error().message);
 }
 
 // What `conclave pair`, `conclave pool` and `conclave doctor` ask.
@@ -221,6 +276,9 @@ Result<void> Agent::State::start() {
     act();
   };
   handlers.on_message = [this](const wire::pb::FromWorker& message) {
+    if (message.has_trace() && message.trace().id() == kCountsQuestion) {
+      return on_expert_counts(message.trace());
+    }
     if (message.has_trace()) return traces_.on_trace(message.trace());
     head_->on_worker(clock_.now(), message);
     act();
@@ -242,6 +300,10 @@ void Agent::State::poll() {
   host_->poll();
   head_->on_tick(clock_.now());
   traces_.on_tick(clock_.now());
+  if (tally_ && clock_.now() >= count_at_) {
+    count_at_ = clock_.now() + kCountEvery;
+    ask_expert_counts();
+  }
   act();
   log_history();
   update_status();

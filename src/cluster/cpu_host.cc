@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/rng.h"
 #include "cluster/facts.h"
 
 namespace conclave::cluster {
@@ -19,13 +20,34 @@ std::string range_text(kernels::Range range) {
   return std::to_string(range.begin) + "-" + std::to_string(range.end);
 }
 
+std::uint64_t hash_of(std::span<const model::LayerExpert> copies) {
+  std::uint64_t hash = copies.size();
+  for (const model::LayerExpert& copy : copies) {
+    hash = hash_combine(hash, std::uint64_t{copy.layer.value} << 16 | copy.expert.value);
+  }
+  return hash;
+}
+
 // Equal names have equal contents, whatever layout they serve: what a new layout needs again stays.
 std::string slice_name(const Layout& layout, const model::Slice& slice) {
   return "slice-" + hex_text(layout.model) + "-h" + range_text(slice.heads) + "-e" +
          range_text(slice.expert_columns) + "-s" + range_text(slice.shared_columns) + "-d" +
          range_text(slice.dense_columns) + "-v" + range_text(slice.vocab) +
          (slice.experts == model::kAll ? "" : "-x" + range_text(slice.experts)) +
-         (slice.layers == model::kAll ? "" : "-l" + range_text(slice.layers));
+         (slice.layers == model::kAll ? "" : "-l" + range_text(slice.layers)) +
+         (slice.replicas.empty() ? "" : "-r" + hex_text(hash_of(slice.replicas)));
+}
+
+// Null where every expert is in one virtual rank only.
+std::shared_ptr<const backend::ExpertDivision> expert_division(const model::ModelConfig& config,
+                                                               const Layout& layout) {
+  std::vector<backend::DivisionMember> members;
+  bool any = false;
+  for (const VirtualRank& rank : layout.virtual_ranks) {
+    members.push_back({rank.slice, rank.group});
+    any = any || !rank.slice.replicas.empty();
+  }
+  return any ? std::make_shared<backend::ExpertDivision>(config, members) : nullptr;
 }
 
 model::Slice attention_slice(const model::ModelConfig& config) {
@@ -154,6 +176,7 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   for (const VirtualRank& rank : loaded->layout.virtual_ranks) {
     TRY(model::check_slice(loaded->source->config(), rank.slice));
   }
+  TRY(check_experts(loaded->source->config(), loaded->layout));
   loaded->cpu.isa = options_.isa;
   loaded->cpu.threads = options_.threads;
   loaded->cpu.busy = options_.pace;
@@ -329,8 +352,11 @@ void CpuHost::drop_unused(const std::set<std::string>& used) {
 // --- the worker's thread ----------------------------------------------------------------------
 
 Result<void> CpuHost::start_backend(const std::shared_ptr<Loaded>& loaded) {
-  backend::CpuParts parts{
-      .common = *loaded->common, .embedding = loaded->embedding, .slices = {}, .kv = *loaded->kv};
+  backend::CpuParts parts{.common = *loaded->common,
+                          .embedding = loaded->embedding,
+                          .slices = {},
+                          .kv = *loaded->kv,
+                          .division = expert_division(loaded->source->config(), loaded->layout)};
   std::vector<std::pair<std::size_t, Memory>> in_backend;
   if (loaded->attention) {
     parts.slices.push_back({attention_slice(loaded->source->config()), *loaded->attention});

@@ -20,6 +20,6 @@ Result<transport::Endpoint> from_message(const wire::pb::Endpoint& endpoint);
 
 // Names what bits a build computes: ranks of one placement have equal ids. Raised by hand when a
 // kernel, the order of sums or the wire changes what comes out.
-inline constexpr std::uint64_t kNumericsId = 2;
+inline constexpr std::uint64_t kNumericsId = 3;
 
 }  // namespace conclave::cluster

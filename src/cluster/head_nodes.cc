@@ -84,8 +84,11 @@ bool Head::State::place(Time now, const char* why) {
     state.kv_agrees = false;  // another layout is another backend: its engine starts anew
   }
   if (epoch.live) break_epoch(now, "the model is divided anew", true);
-  note(now,
-       "the model is divided over " + std::to_string(layout.homes.size()) + " machines: " + why);
+  note(now, "the model is divided over " + std::to_string(layout.homes.size()) +
+                " machines: " + why +
+                (n_replicas(layout) == 0 ? ""
+                                         : ", with " + std::to_string(n_replicas(layout)) +
+                                               " copies of experts that are chosen often"));
   return true;
 }
 

@@ -130,6 +130,11 @@ std::vector<model::Slice> cut(const model::ModelConfig& config, const model::Sli
     if (slice.experts != model::kAll) {
       part.expert_columns = slice.expert_columns;
       part.experts = piece(slice.experts, 1, i, n);
+      const auto copies = static_cast<std::ptrdiff_t>(slice.replicas.size());
+      const auto whole = static_cast<std::ptrdiff_t>(n);
+      const auto nth = static_cast<std::ptrdiff_t>(i);
+      part.replicas.assign(slice.replicas.begin() + copies * nth / whole,
+                           slice.replicas.begin() + copies * (nth + 1) / whole);
     }
     part.shared_columns = piece(slice.shared_columns, kUnit, i, n);
     part.dense_columns = piece(slice.dense_columns, kUnit, i, n);
@@ -214,6 +219,32 @@ class Assigner {
 };
 
 }  // namespace
+
+std::size_t n_replicas(const Layout& layout) {
+  std::size_t n = 0;
+  for (const VirtualRank& rank : layout.virtual_ranks) n += rank.slice.replicas.size();
+  return n;
+}
+
+Result<void> check_experts(const model::ModelConfig& config, const Layout& layout) {
+  if (n_replicas(layout) == 0) return {};
+  std::vector<std::size_t> homes(config.n_experts, 0);
+  for (const VirtualRank& rank : layout.virtual_ranks) {
+    if (rank.slice.experts == model::kAll || rank.slice.layers != model::kAll) {
+      return invalid_input("layout: replicas of experts, but not by whole experts");
+    }
+    if (!rank.slice.replicas.empty() &&
+        std::ranges::count(layout.virtual_ranks, rank.slice, &VirtualRank::slice) > 1) {
+      return invalid_input("layout: two virtual ranks have the same replicas");
+    }
+    const std::size_t end = std::min(rank.slice.experts.end, config.n_experts);
+    for (std::size_t e = rank.slice.experts.begin; e < end; ++e) ++homes[e];
+  }
+  const auto wrong = std::ranges::find_if(homes, [](std::size_t n) { return n != 1; });
+  if (wrong == homes.end()) return {};
+  return invalid_input("layout: expert " + std::to_string(wrong - homes.begin()) + " belongs to " +
+                       std::to_string(*wrong) + " virtual ranks");
+}
 
 Holdings assign_holdings(const Layout& layout, std::span<const NodeRoom> nodes,
                          const Holdings& held, std::size_t copies) {

@@ -86,6 +86,12 @@ std::size_t losses_survived(const Layout& layout, const Holdings& holdings);
 // with the least to compute. Nothing when some virtual rank has no holder.
 std::optional<std::vector<NodeId>> assign_computing(const Layout& layout, const Holdings& held);
 
+// kInvalidInput: there are replicas, and who computes an expert would not be decided: it is in no
+// virtual rank's or several's `experts`, or two virtual ranks are the same. Slices are checked
+// (model::check_slice).
+Result<void> check_experts(const model::ModelConfig& config, const Layout& layout);
+std::size_t n_replicas(const Layout& layout);  // copies of experts, all layers and groups
+
 wire::pb::Layout to_message(const Layout& layout);
 // kCorrupt: ranges that are no ranges, groups out of order, too many virtual ranks. `homes` stay
 // empty: only the head knows them.

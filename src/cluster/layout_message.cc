@@ -4,6 +4,7 @@ namespace conclave::cluster {
 namespace {
 
 constexpr std::size_t kRowsMax = 65536;        // in one step
+constexpr int kReplicasMax = 1 << 17;          // of one virtual rank, all layers
 constexpr std::uint32_t kRangeMax = 1u << 28;  // far above any model's width or vocabulary
 
 Result<kernels::Range> range_of(std::uint32_t begin, std::uint32_t end, std::size_t virtual_rank,
@@ -41,6 +42,9 @@ void fill_slice(const model::Slice& slice, wire::pb::Slice* out) {
     out->set_layers_begin(narrow(slice.layers.begin));
     out->set_layers_end(narrow(slice.layers.end));
   }
+  for (const model::LayerExpert& copy : slice.replicas) {
+    out->add_replicas(std::uint32_t{copy.layer.value} << 16 | copy.expert.value);
+  }
 }
 
 Result<model::Slice> slice_from(const wire::pb::Slice& in, std::size_t v) {
@@ -55,6 +59,14 @@ Result<model::Slice> slice_from(const wire::pb::Slice& in, std::size_t v) {
   }
   if (in.some_layers()) {
     slice.layers = TRY(range_of(in.layers_begin(), in.layers_end(), v, "layers"));
+  }
+  if (in.replicas_size() > kReplicasMax) {
+    return corrupt("layout: virtual rank " + std::to_string(v) + " has " +
+                   std::to_string(in.replicas_size()) + " replicas");
+  }
+  for (const std::uint32_t copy : in.replicas()) {
+    slice.replicas.push_back({LayerId{static_cast<std::uint16_t>(copy >> 16)},
+                              ExpertId{static_cast<std::uint16_t>(copy & 0xffff)}});
   }
   slice.embedding = false;
   return slice;

@@ -203,10 +203,56 @@ TEST(Layout, HomesComputeAndOthersShareWhatIsLeft) {
   EXPECT_FALSE(assign_computing(layout, {{NodeId{0}, {0, 3}}, {NodeId{1}, {1, 2, 3}}}));
 }
 
+// ---- Copies of experts --------------------------------------------------------------------------
+
+TEST(Layout, CopiesAreCutWithTheirSlice) {
+  model::Slice slice;
+  slice.experts = {0, 3};
+  for (std::uint16_t e = 4; e < 9; ++e) slice.replicas.push_back({LayerId{1}, ExpertId{e}});
+  std::vector<model::LayerExpert> together;
+  for (const model::Slice& part : cut(config(), slice, 3)) {
+    EXPECT_LE(part.replicas.size(), 2u);
+    together.insert(together.end(), part.replicas.begin(), part.replicas.end());
+  }
+  EXPECT_EQ(together, slice.replicas);
+}
+
+TEST(Layout, WithCopiesEveryExpertHasOneHome) {
+  model::ModelConfig config;
+  config.n_experts = 10;
+  Layout layout = three_machines();
+  for (std::size_t v = 0; v < 5; ++v) layout.virtual_ranks[v].slice.experts = {2 * v, 2 * v + 2};
+  EXPECT_TRUE(check_experts(config, layout));
+  layout.virtual_ranks[1].slice.experts.end = 3;
+  EXPECT_TRUE(check_experts(config, layout)) << "without copies nobody asks";
+  layout.virtual_ranks[4].slice.replicas = {{LayerId{0}, ExpertId{1}}};
+  EXPECT_EQ(n_replicas(layout), 1u);
+  const auto nobody = check_experts(config, layout);
+  ASSERT_FALSE(nobody);
+  EXPECT_NE(nobody.error().message.find("expert 3 belongs to 0"), std::string::npos);
+  layout.virtual_ranks[1].slice.experts.end = 5;
+  EXPECT_FALSE(check_experts(config, layout)) << "expert 4 has two";
+  layout.virtual_ranks[1].slice.experts.end = 4;
+  EXPECT_TRUE(check_experts(config, layout));
+  Layout all = layout;
+  all.virtual_ranks[0].slice.experts = model::kAll;
+  EXPECT_FALSE(check_experts(config, all));
+  Layout stage = layout;
+  stage.virtual_ranks[0].slice.layers = {0, 1};
+  EXPECT_FALSE(check_experts(config, stage));
+  layout.virtual_ranks.push_back(layout.virtual_ranks[4]);
+  layout.virtual_ranks[4].slice.experts = layout.virtual_ranks[5].slice.experts = {10, 10};
+  layout.virtual_ranks[3].slice.experts.end = 10;
+  EXPECT_FALSE(check_experts(config, layout)) << "two that compute the same copies";
+}
+
 // ---- As a message -------------------------------------------------------------------------------
 
 TEST(Layout, GoesThroughAMessageUnchanged) {
-  const Layout layout = three_machines();
+  Layout layout = three_machines();
+  layout.virtual_ranks[3].slice.experts = {1, 2};
+  layout.virtual_ranks[3].slice.replicas = {{LayerId{0}, ExpertId{7}},
+                                            {LayerId{60}, ExpertId{383}}};
   Result<Layout> back = from_message(to_message(layout));
   ASSERT_TRUE(back);
   EXPECT_EQ(back->virtual_ranks, layout.virtual_ranks);

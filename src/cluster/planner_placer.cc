@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kUnit = 32;
 constexpr int kTries = 12;
+constexpr std::size_t kHotShare = 16;  // of a layer's experts, one in so many
 
 backend::CpuOptions cpu_options(const PlacerOptions& options) {
   backend::CpuOptions cpu;
@@ -98,6 +99,58 @@ Result<plan::Placement> PlannerPlacer::by_shares(std::size_t n_nodes) const {
   return placement;
 }
 
+// Of one expert in one layer.
+double PlannerPlacer::largest_expert_bytes() const {
+  const model::ModelConfig& config = source_.config();
+  const backend::CpuOptions cpu = cpu_options(options_);
+  model::Slice one;
+  one.embedding = false;
+  one.expert_columns = {0, config.moe_intermediate_size};
+  one.experts = {0, 0};
+  const std::size_t without = backend::cpu_slice_bytes(source_, one, cpu);
+  std::size_t with = without;
+  for (std::uint16_t layer = 0; layer < config.n_layers; ++layer) {
+    if (!config.is_moe(LayerId{layer})) continue;
+    one.replicas = {{LayerId{layer}, ExpertId{0}}};
+    with = std::max(with, backend::cpu_slice_bytes(source_, one, cpu));
+  }
+  return static_cast<double>(with - without);
+}
+
+// Weights, caches and backups come first: docs/design.md 3.
+ReplicaRoom PlannerPlacer::replica_room(const Layout& layout, std::span<const NodeFacts> nodes,
+                                        std::span<const model::Slice> groups) const {
+  const backend::CpuOptions cpu = cpu_options(options_);
+  const bool covered = options_.cover_losses > 0 && nodes.size() > 1;
+  std::vector<double> own;
+  for (const model::Slice& slice : groups) {
+    own.push_back(static_cast<double>(backend::cpu_slice_bytes(source_, slice, cpu)));
+  }
+  const double all = std::accumulate(own.begin() + 1, own.end(), 0.0);  // the head has no backup
+  const double n_others = static_cast<double>(nodes.size() - 1);
+  ReplicaRoom room;
+  if (covered) room.backup_share = 1.0 / n_others;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    double needed = own[g] + static_cast<double>(layout.common_bytes + layout.kv_bytes);
+    if (g == 0) needed += static_cast<double>(layout.embedding_bytes);
+    // Backups come in whole pieces: room for one more than the mean.
+    const double others = all - (g == 0 ? 0.0 : own[g]);
+    if (covered) needed += (others + *std::ranges::max_element(own)) / n_others;
+    const auto node = std::ranges::find(nodes, layout.homes[g], &NodeFacts::node);
+    room.group_bytes.push_back(node->machine.usable_bytes - needed);
+  }
+  room.expert_bytes = largest_expert_bytes();
+  return room;
+}
+
+void PlannerPlacer::copy_hot_experts(const Layout& layout, std::span<const NodeFacts> nodes,
+                                     std::span<model::Slice> groups) const {
+  const model::ModelConfig& config = source_.config();
+  const std::size_t n_hot = options_.hot_experts.value_or(config.n_experts / kHotShare);
+  if (!counts_ || n_hot == 0 || groups.size() < 2 || config.n_moe_layers() == 0) return;
+  add_replicas(config, *counts_, n_hot, replica_room(layout, nodes, groups), groups);
+}
+
 Layout PlannerPlacer::layout_of(const plan::Cluster& cluster, const plan::Placement& placement,
                                 std::span<const NodeFacts> nodes) const {
   const backend::CpuOptions cpu = cpu_options(options_);
@@ -118,9 +171,12 @@ Layout PlannerPlacer::layout_of(const plan::Cluster& cluster, const plan::Placem
     attention.embedding = false;
     layout.common_bytes += backend::cpu_slice_bytes(source_, attention, cpu);
   }
-  const std::vector<model::Slice> slices = slices_of(source_.config(), placement);
+  for (const plan::Rank& rank : placement.ranks) {
+    layout.homes.push_back(nodes[rank.machine].node);
+  }
+  std::vector<model::Slice> slices = slices_of(source_.config(), placement);
+  if (placement.strategy == plan::Strategy::kExpert) copy_hot_experts(layout, nodes, slices);
   for (std::size_t group = 0; group < slices.size(); ++group) {
-    layout.homes.push_back(nodes[placement.ranks[group].machine].node);
     // One piece for each machine that may take it over.
     const bool covered = group > 0 && options_.cover_losses > 0 && nodes.size() > 1;
     for (const model::Slice& slice :

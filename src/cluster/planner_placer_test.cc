@@ -127,5 +127,61 @@ TEST(PlannerPlacer, CoveredGroupsAreCutForEachOtherMachine) {
   expect_whole(*layout);
 }
 
+ExpertCounts low_experts_are_hot() {
+  const model::ModelConfig& config = ember().config();
+  ExpertCounts counts{.n_layers = config.n_layers, .n_experts = config.n_experts, .chosen = {}};
+  for (std::size_t i = 0; i < config.n_layers * config.n_experts; ++i) {
+    counts.chosen.push_back(1000 - i % config.n_experts);
+  }
+  return counts;
+}
+
+std::size_t survived(const Layout& layout, std::size_t n, double usable_bytes) {
+  std::vector<NodeRoom> rooms;
+  for (std::size_t i = 0; i < n; ++i) {
+    rooms.push_back({NodeId{i}, static_cast<std::uint64_t>(usable_bytes)});
+  }
+  return losses_survived(layout, assign_holdings(layout, rooms, {}, 2));
+}
+
+TEST(PlannerPlacer, HotExpertsGetCopiesWhereThereIsRoom) {
+  const model::ModelConfig& config = ember().config();
+  PlacerOptions options;
+  options.strategy = plan::Strategy::kExpert;
+  options.shares = {1, 1, 1};
+  options.hot_experts = 3;
+  std::set<std::size_t> numbers;
+  for (double usable = 24e6; usable < 60e6; usable += 1e6) {
+    const auto made = placer(options);
+    const auto before = made->place(machines(3, usable));
+    ASSERT_TRUE(before) << before.error().message;
+    EXPECT_EQ(n_replicas(*before), 0u) << "nothing is known yet";
+    made->set_expert_counts(low_experts_are_hot());
+    const auto layout = made->place(machines(3, usable));
+    ASSERT_TRUE(layout) << layout.error().message;
+    numbers.insert(n_replicas(*layout));
+    EXPECT_TRUE(check_experts(config, *layout));
+    for (const VirtualRank& rank : layout->virtual_ranks) {
+      EXPECT_TRUE(model::check_slice(config, rank.slice));
+    }
+    EXPECT_EQ(survived(*layout, 3, usable), survived(*before, 3, usable)) << usable;
+    if (n_replicas(*layout) > 0) expect_fits(*layout, static_cast<std::uint64_t>(usable));
+  }
+  EXPECT_EQ(*numbers.begin(), 0u);
+  EXPECT_EQ(*numbers.rbegin(), 3 * config.n_moe_layers());
+  EXPECT_GT(numbers.size(), 2u) << "and some of them where memory is short";
+}
+
+TEST(PlannerPlacer, OtherStrategiesCopyNoExperts) {
+  PlacerOptions options;
+  options.shares = {1, 1};
+  options.hot_experts = 3;
+  const auto made = placer(options);
+  made->set_expert_counts(low_experts_are_hot());
+  const auto layout = made->place(machines(2, 10e9));
+  ASSERT_TRUE(layout) << layout.error().message;
+  EXPECT_EQ(n_replicas(*layout), 0u);
+}
+
 }  // namespace
 }  // namespace conclave::cluster

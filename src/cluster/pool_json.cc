@@ -91,6 +91,7 @@ std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>&
     json["strategy"] = plan::name_of(status.layout->strategy);
     json["layout"] = status.layout->id;
     json["virtual_ranks"] = status.layout->virtual_ranks.size();
+    json["expert_replicas"] = n_replicas(*status.layout);
     json["kv_bytes"] = status.layout->kv_bytes;
     json["predicted_step_seconds"] = status.layout->step_seconds;
   }

@@ -133,6 +133,13 @@ enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kFinal };
 inline constexpr Range kAll{0, SIZE_MAX};
 constexpr bool contains(Range range, std::size_t i) { return range.begin <= i && i < range.end; }
 
+// One routed expert of one layer.
+struct LayerExpert {
+  LayerId layer;
+  ExpertId expert;
+  constexpr auto operator<=>(const LayerExpert&) const = default;
+};
+
 // Which part of the model one rank holds. A zero-width range is legal. docs/design.md 3.
 struct Slice {
   Range heads;            // of n_heads
@@ -143,7 +150,10 @@ struct Slice {
   bool embedding = true;  // only rank 0 holds the embedding
   Range experts = kAll;   // strategy `expert`: the routed experts that it has, all their columns
   Range layers = kAll;    // strategy `pipeline`: the layers that it has at all
+  // Strategy `expert`: copies of experts that others have in `experts`; ascending, each once.
+  std::vector<LayerExpert> replicas = {};
   static Slice whole(const ModelConfig& config);
+  bool holds(LayerId layer, ExpertId expert) const;  // own or as a replica
   bool operator==(const Slice&) const = default;
 };
 // Whether the ranges lie within the model and on unit boundaries: of a slice that somebody sent.

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <functional>
+
 #include "base/check.h"
 #include "model/model.h"
 #include "model/shapes.h"
@@ -33,6 +36,26 @@ Slice Slice::whole(const ModelConfig& config) {
   return slice;
 }
 
+bool Slice::holds(LayerId layer, ExpertId expert) const {
+  return contains(experts, expert.value) ||
+         std::ranges::binary_search(replicas, LayerExpert{layer, expert});
+}
+
+namespace {
+
+Result<void> check_replicas(const ModelConfig& config, const Slice& slice) {
+  const auto fits = [&](const LayerExpert& copy) {
+    return copy.layer.value < config.n_layers && config.is_moe(copy.layer) &&
+           copy.expert.value < config.n_experts && !contains(slice.experts, copy.expert.value);
+  };
+  const bool ascends =
+      std::ranges::adjacent_find(slice.replicas, std::greater_equal<>()) == slice.replicas.end();
+  if (ascends && std::ranges::all_of(slice.replicas, fits)) return {};
+  return invalid_input("slice: replicas that are not other experts of this model, ascending");
+}
+
+}  // namespace
+
 Result<void> check_slice(const ModelConfig& config, const Slice& slice) {
   const auto check = [](std::string_view name, Range range, std::size_t size,
                         std::size_t unit) -> Result<void> {
@@ -48,7 +71,7 @@ Result<void> check_slice(const ModelConfig& config, const Slice& slice) {
   TRY(check("vocabulary", slice.vocab, config.vocab_size, kUnit));
   if (slice.experts != kAll) TRY(check("experts", slice.experts, config.n_experts, 1));
   if (slice.layers != kAll) TRY(check("layers", slice.layers, config.n_layers, 1));
-  return {};
+  return check_replicas(config, slice);
 }
 
 MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weight) {

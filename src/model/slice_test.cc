@@ -84,6 +84,22 @@ TEST(Slice, CheckingNamesTheRangeThatDoesNotFit) {
             }).find("expert columns"),
             std::string::npos);
   EXPECT_NE(error([](Slice& s) { s.shared_columns = {16, 32}; }).find("shared"), std::string::npos);
+  const auto copies = [&error](std::vector<LayerExpert> replicas) {
+    return error([&](Slice& s) {
+      s.experts = {0, 4};
+      s.replicas = std::move(replicas);
+    });
+  };
+  EXPECT_EQ(copies({{LayerId{5}, ExpertId{4}}, {LayerId{5}, ExpertId{9}}}), "fits");
+  const auto at_fault = [&](std::vector<LayerExpert> replicas) {
+    return copies(std::move(replicas)).find("replicas") != std::string::npos;
+  };
+  EXPECT_TRUE(at_fault({{LayerId{5}, ExpertId{9}}, {LayerId{5}, ExpertId{4}}})) << "descending";
+  EXPECT_TRUE(at_fault({{LayerId{5}, ExpertId{9}}, {LayerId{5}, ExpertId{9}}})) << "twice";
+  EXPECT_TRUE(at_fault({{LayerId{5}, ExpertId{3}}})) << "its own";
+  EXPECT_TRUE(at_fault({{LayerId{0}, ExpertId{9}}})) << "a dense layer";
+  EXPECT_TRUE(at_fault({{LayerId{999}, ExpertId{9}}}));
+  EXPECT_TRUE(at_fault({{LayerId{5}, ExpertId{9999}}}));
   EXPECT_NE(error([](Slice& s) { s.dense_columns.end += 32; }).find("dense"), std::string::npos);
   EXPECT_NE(error([](Slice& s) { s.vocab.begin = 1; }).find("vocabulary"), std::string::npos);
 }

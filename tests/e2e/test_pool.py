@@ -1,6 +1,7 @@
 """Several machines as one: the same answers as one machine, whatever the division."""
 
 import json
+import pathlib
 import unittest
 
 from pool import Node, Pool
@@ -105,6 +106,26 @@ class Life(unittest.TestCase):
             pool.wait_running(3)
             again = pool.head.chat("Tell me about the sea.", temperature=0, max_tokens=40)
             self.assertEqual(again[1]["choices"], before[1]["choices"])
+
+    def test_experts_that_are_chosen_often_get_copies(self):
+        with Pool(2, "--exact", "--shares", "1,1,1", "--strategy", "expert", "--survive", "0",
+                  "--hot-experts", "6") as pool:  # fmt: skip
+            self.assertEqual(pool.status()["expert_replicas"], 0, "nothing is counted yet")
+            before = [answer_of(pool.head, entry) for entry in golden_chats()]
+            files = pathlib.Path(pool.state)
+            wait_until(lambda: list(files.glob("experts-*")), 20, "choices are kept on disk")
+            pool.node("node-a").kill()  # and without backups the model is divided anew
+            status = wait_until(
+                lambda: pool.status()["expert_replicas"] and pool.status(), 20, "copies are made"
+            )
+            self.assertEqual(status["expert_replicas"], 6 * 7)
+            self.assertIn("copies of experts", pool.conclave("pool").stdout)
+            pool.wait_running(2)
+            for entry, (text, logprobs) in zip(golden_chats(), before):
+                found_text, found = answer_of(pool.head, entry)
+                self.assertEqual(found_text, text, entry["prompt"])
+                worst = max(abs(a - b) for x, y in zip(found, logprobs) for a, b in zip(x, y))
+                self.assertLess(worst, LOGPROB_ERROR_MAX, entry["prompt"])
 
     def test_drain_and_remove(self):
         with Pool(2, "--shares", "1,1,1") as pool:

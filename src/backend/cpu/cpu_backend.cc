@@ -8,7 +8,8 @@
 namespace conclave::backend {
 
 CpuBackend::CpuBackend(const model::ModelConfig& config, kernels::Isa isa,
-                       const CpuOptions& options, CommonWeights common, KvCache cache)
+                       const CpuOptions& options, CommonWeights common, KvCache cache,
+                       std::shared_ptr<const ExpertDivision> division)
     : config_(config),
       isa_(isa),
       weights_mode_(options.weights),
@@ -18,7 +19,8 @@ CpuBackend::CpuBackend(const model::ModelConfig& config, kernels::Isa isa,
       common_(std::move(common)),
       cache_(cache),
       attention_(config_, context_),
-      feed_forward_(config_, context_),
+      division_(std::move(division)),
+      feed_forward_(config_, context_, division_.get()),
       tiles_(pool_->size()) {}
 
 std::string CpuBackend::describe() const {
@@ -177,6 +179,7 @@ void CpuBackend::activate(std::span<const std::size_t> slices) {
 Result<void> CpuBackend::hold(const model::ModelSource& source, const model::Slice& slice,
                               const WeightArena& arena) {
   SliceWeights weights = TRY(attach_slice(source, slice, weights_mode_, arena));
+  if (division_ && slice.experts != model::kAll) weights.member = division_->index_of(slice);
   slices_.push_back(slice);
   weights_.push_back(std::make_unique<SliceWeights>(std::move(weights)));
   return {};
@@ -197,7 +200,8 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const model::ModelSource& sour
   const KvCache cache = TRY(KvCache::attach(parts.kv, cpu_kv_key(source, options), config,
                                             options.limits.pages, options.exact));
   CommonWeights common = TRY(attach_common(source, parts.embedding, options.weights, parts.common));
-  auto backend = std::make_unique<CpuBackend>(config, isa, options, std::move(common), cache);
+  auto backend =
+      std::make_unique<CpuBackend>(config, isa, options, std::move(common), cache, parts.division);
   std::vector<std::size_t> all;
   for (const HeldSlice& held : parts.slices) {
     all.push_back(backend->slices().size());

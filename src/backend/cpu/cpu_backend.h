@@ -18,7 +18,7 @@ namespace conclave::backend {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const model::ModelConfig& config, kernels::Isa isa, const CpuOptions& options,
-             CommonWeights common, KvCache cache);
+             CommonWeights common, KvCache cache, std::shared_ptr<const ExpertDivision> division);
   CpuBackend(const CpuBackend&) = delete;
   CpuBackend& operator=(const CpuBackend&) = delete;
 
@@ -64,6 +64,7 @@ class CpuBackend final : public Backend {
   CommonWeights common_;
   KvCache cache_;
   Attention attention_;
+  std::shared_ptr<const ExpertDivision> division_;  // may be null
   FeedForward feed_forward_;
 
   std::vector<model::Slice> slices_;                    // held

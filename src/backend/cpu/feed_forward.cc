@@ -6,9 +6,11 @@
 
 namespace conclave::backend {
 
-FeedForward::FeedForward(const model::ModelConfig& config, const CpuContext& context)
+FeedForward::FeedForward(const model::ModelConfig& config, const CpuContext& context,
+                         const ExpertDivision* division)
     : config_(config),
       context_(context),
+      division_(division),
       scratch_(context.pool.size()),
       tiles_(context.pool.size()) {}
 
@@ -32,27 +34,39 @@ void FeedForward::run_dense(std::size_t layer, std::span<const SliceWeights* con
   run_groups(x, outs);
 }
 
-// Sorts the step's (row, expert) pairs by expert, the shared experts first with every row.
+// Who computes each (row, expert) pair, row by row: what else is in the step changes nothing.
+void FeedForward::divide(LayerId layer) {
+  const std::size_t k = config_.experts_per_token;
+  members_.assign(n_rows_ * k, kAnyMember);
+  if (division_ == nullptr || !division_->has_replicas(layer)) return;
+  for (std::size_t row = 0; row < n_rows_; ++row) {
+    division_->assign(layer, std::span(expert_ids_).subspan(row * k, k),
+                      std::span(members_).subspan(row * k, k));
+  }
+}
+
+// Sorts the step's (row, expert) pairs by expert, then by who computes them; the shared experts
+// first with every row.
 void FeedForward::sort_rows() {
   const std::size_t k = config_.experts_per_token;
-  CHECK(expert_ids_.size() == n_rows_ * k);
   blocks_.clear();
   row_of_.clear();
   weight_of_.clear();
   if (config_.n_shared_experts > 0) {
-    blocks_.push_back({std::nullopt, 0, n_rows_});
+    blocks_.push_back({std::nullopt, kAnyMember, 0, n_rows_});
     for (std::size_t row = 0; row < n_rows_; ++row) row_of_.push_back(row);
     weight_of_.assign(n_rows_, 1.0f);
   }
   std::vector<std::size_t> order(n_rows_ * k);
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
-    return expert_ids_[a] < expert_ids_[b];
+    return std::pair(expert_ids_[a], members_[a]) < std::pair(expert_ids_[b], members_[b]);
   });
   for (std::size_t i = 0; i < order.size(); ++i) {
     const ExpertId expert = expert_ids_[order[i]];
-    if (i == 0 || expert_ids_[order[i - 1]] != expert) {
-      blocks_.push_back({expert, row_of_.size(), 0});
+    const std::size_t member = members_[order[i]];
+    if (i == 0 || blocks_.back().expert != expert || blocks_.back().member != member) {
+      blocks_.push_back({expert, member, row_of_.size(), 0});
     }
     ++blocks_.back().n;
     row_of_.push_back(order[i] / k);
@@ -77,16 +91,25 @@ void FeedForward::gather(const Rows& x) {
   });
 }
 
+const FfnWeights& FeedForward::weights_of(const Block& block, const SliceWeights& slice,
+                                          std::size_t layer) const {
+  static const FfnWeights kNothing;
+  const SliceLayer& w = slice.layers[layer];
+  if (!block.expert) return w.shared;
+  if (block.member != kAnyMember && block.member != slice.member) return kNothing;
+  return w.experts[block.expert->value];
+}
+
 void FeedForward::run_experts(std::size_t layer, std::span<const SliceWeights* const> slices,
                               const Rows& x, std::span<float* const> outs) {
   n_rows_ = x.size();
+  CHECK(expert_ids_.size() == n_rows_ * config_.experts_per_token);
+  divide(LayerId{static_cast<std::uint16_t>(layer)});
   sort_rows();
   groups_.clear();
   for (std::size_t s = 0; s < slices.size(); ++s) {
-    const SliceLayer& w = slices[s]->layers[layer];
     for (const Block& block : blocks_) {
-      const FfnWeights& ffn = block.expert ? w.experts[block.expert->value] : w.shared;
-      groups_.push_back({&ffn, s, block.first, block.n});
+      groups_.push_back({&weights_of(block, *slices[s], layer), s, block.first, block.n});
     }
   }
   gather(x);

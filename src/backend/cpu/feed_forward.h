@@ -23,7 +23,9 @@ void choose_experts(const model::ModelConfig& config, const kernels::Operations&
 
 class FeedForward {
  public:
-  FeedForward(const model::ModelConfig& config, const CpuContext& context);
+  // `division` may be null: then every expert is in one slice only.
+  FeedForward(const model::ModelConfig& config, const CpuContext& context,
+              const ExpertDivision* division);
 
   // Routing for all rows of x = RMSNorm(hidden); valid until the next call.
   Routing route(const CommonLayer& weights, const Rows& x, std::span<const ExpertId> forced);
@@ -42,7 +44,8 @@ class FeedForward {
   // Which rows meet one FFN: the shared experts (or the dense FFN) all, an expert its own.
   struct Block {
     std::optional<ExpertId> expert;
-    std::size_t first;  // into the gathered inputs and the inner activations
+    std::size_t member;  // who computes an expert that has replicas, else kAnyMember
+    std::size_t first;   // into the gathered inputs and the inner activations
     std::size_t n;
   };
   // A block under one slice's weights.
@@ -53,7 +56,10 @@ class FeedForward {
     std::size_t n;
   };
 
+  void divide(LayerId layer);
   void sort_rows();
+  const FfnWeights& weights_of(const Block& block, const SliceWeights& slice,
+                               std::size_t layer) const;
   void gather(const Rows& x);
   void run_groups(const Rows& inputs, std::span<float* const> outs);
   void inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk, std::size_t thread);
@@ -62,14 +68,16 @@ class FeedForward {
 
   const model::ModelConfig& config_;
   const CpuContext& context_;
+  const ExpertDivision* division_;
   std::size_t n_rows_ = 0;
   std::vector<float> logits_;
-  std::vector<ExpertId> expert_ids_;   // [R, K]
-  std::vector<float> expert_weights_;  // [R, K]
-  std::vector<Block> blocks_;          // shared (or dense) first, then experts ascending
-  std::vector<Group> groups_;          // all blocks of the first slice, of the second, ...
-  std::vector<std::size_t> row_of_;    // gathered row -> row of the step
-  std::vector<float> weight_of_;       // gathered row -> routing weight, 1 for shared and dense
+  std::vector<ExpertId> expert_ids_;    // [R, K]
+  std::vector<float> expert_weights_;   // [R, K]
+  std::vector<std::uint16_t> members_;  // [R, K]: who computes it, or kAnyMember
+  std::vector<Block> blocks_;           // shared (or dense) first, then experts ascending
+  std::vector<Group> groups_;           // all blocks of the first slice, of the second, ...
+  std::vector<std::size_t> row_of_;     // gathered row -> row of the step
+  std::vector<float> weight_of_;        // gathered row -> routing weight, 1 for shared and dense
   Rows gathered_;
   std::vector<Rows> inner_;  // by slice: [gathered rows, widest intermediate size]
   struct ThreadScratch {

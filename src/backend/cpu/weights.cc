@@ -64,13 +64,13 @@ SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId 
         place_ffn(layout, slice, id, {Weight::kSharedGate, Weight::kSharedUp, Weight::kSharedDown});
   }
   for (std::size_t e = 0; e < config.n_experts; ++e) {
-    if (!model::contains(slice.experts, e)) {
+    const ExpertId expert{static_cast<std::uint16_t>(e)};
+    if (!slice.holds(id, expert)) {
       w.experts.emplace_back();  // as wide as nothing
       continue;
     }
-    w.experts.push_back(place_ffn(layout, slice, id,
-                                  {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown},
-                                  ExpertId{static_cast<std::uint16_t>(e)}));
+    w.experts.push_back(place_ffn(
+        layout, slice, id, {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown}, expert));
   }
   return w;
 }
@@ -109,8 +109,10 @@ std::span<const std::byte> Layout::add(const PackedPart& part) {
   const std::size_t offset = end_;
   const std::size_t bytes = part.size_bytes();
   end_ = (end_ + bytes + kAlignment - 1) / kAlignment * kAlignment;
-  for (const std::size_t value : {static_cast<std::size_t>(part.format), part.rows.begin,
-                                  part.rows.end, part.cols.begin, part.cols.end, end_}) {
+  for (const std::size_t value :
+       {std::size_t{part.layer.value}, static_cast<std::size_t>(part.weight),
+        std::size_t{part.expert.value}, static_cast<std::size_t>(part.format), part.rows.begin,
+        part.rows.end, part.cols.begin, part.cols.end, end_}) {
     key_ = hash_combine(key_, value);
   }
   placed_.push_back({part, offset});

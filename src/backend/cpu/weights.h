@@ -43,6 +43,7 @@ struct SliceLayer {
 };
 
 struct SliceWeights {
+  std::size_t member = kAnyMember;  // of the ExpertDivision, where there is one
   std::size_t heads = 0;
   std::vector<SliceLayer> layers;
   kernels::PackedMatrix head;
