@@ -35,6 +35,8 @@ WAYS = {
     "clear": ["--no-shared-memory", "--private-link"],
 }
 START_S = 300
+# `taskset -c A,B tools/pool_speed.py ...` measures on two cores of a larger machine.
+CORES = sorted(os.sched_getaffinity(0))
 
 
 class Process:
@@ -115,7 +117,7 @@ def together(options, log, flags, delay_us=0, nodes=2):
     shared = ["--threads", 1, "--bandwidth", 20, "--delay-us", delay_us, *flags]
     processes = []
     shares = ",".join(["1"] * nodes)
-    cores = [0, 1] if nodes == 2 else [None] * nodes
+    cores = CORES[:2] if nodes == 2 else [None] * nodes
     try:
         processes.append(Process(log, cores[0], "serve", options.model, "--port", port, "--weights",
                                  options.weights, "--context", 512, "--pool", "--pool-host",

@@ -3,13 +3,13 @@
 
 Predicts what a pool of one-thread ranks on this machine will do, and measures it. Before and after
 each measurement of the pool: `conclave probe` once per rank, all at the same time, since the ranks
-share this machine's memory as well; `conclave plan` with what they found. Where there are more ranks
-than cores, ranks and probes compute only --pace of the time. Exit status 1: a median above --limit.
+share this machine's memory as well; `conclave plan` with what they found, for equal shares, as the
+measured pool has them. Where there are more ranks than cores, ranks and probes compute only --pace
+of the time. Exit status 1: a median above --limit.
 """
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def probes(nodes, pace, folder):
         command = [pool_speed.BINARY, "probe", "--threads", "1", "--name", f"rank-{i}", "--pace",
                    str(pace), "--out", folder / f"{i}.toml"]  # fmt: skip
         if nodes == 2:
-            command = ["taskset", "-c", str(i), *command]
+            command = ["taskset", "-c", str(pool_speed.CORES[i]), *command]
         running.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True))  # fmt: skip
     for process in running:
@@ -45,19 +45,32 @@ def probes(nodes, pace, folder):
     return [(folder / f"{i}.toml").read_text() for i in range(nodes)]
 
 
+def even_software():
+    """The catalogue's conclave, dividing as pool_speed.py's pools do: evenly."""
+    text = (pool_speed.ROOT / "data/software.toml").read_text()
+    entry = text[text.index("[[software]]") :].split("[[software]]")[1]
+    return "[[software]]" + entry.replace("equal_shares = false", "equal_shares = true")
+
+
 def predicted(options, nodes, pace, folder):
-    entries = probes(nodes, pace, folder)
-    catalogue = folder / "catalogue.toml"
-    catalogue.write_text(LINK + "".join(entries))
-    names = [line.split('"')[1] for text in entries for line in text.splitlines()
-             if line.startswith("name")]  # fmt: skip
-    link = ["--link", "this-machine"] if nodes > 1 else []
-    strategy = ["--strategy", "slice"] if nodes > 1 else []
+    cluster = folder / "cluster.toml"
+    cluster.write_text(
+        f"""name = "pool"
+allow_uneven = true
+use_all = true
+strategy = "slice"
+[workload]
+context = {options.tokens // 2}
+reserve = 512
+prompt = 64
+"""
+        + LINK
+        + even_software()
+        + "".join(probes(nodes, pace, folder))
+    )
     done = subprocess.run(
-        list(map(str, [pool_speed.BINARY, "plan", "--catalogue", catalogue, "--machines",
-                       ",".join(names), *link, *strategy, "--model", options.model,
-                       "--weights", options.weights, "--context", options.tokens // 2, "--reserve",
-                       512, "--prompt", 64, "--json"])),
+        list(map(str, [pool_speed.BINARY, "plan", cluster, "--model", options.model, "--weights",
+                       options.weights, "--json"])),
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode != 0:
@@ -79,7 +92,7 @@ def main():
     pool_speed.LOG.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, pool_speed.LOG.open("wb") as log:
         for nodes in map(int, options.nodes.split(",")):
-            pace = options.pace if nodes > os.cpu_count() else 1.0
+            pace = options.pace if nodes > len(pool_speed.CORES) else 1.0
             median = median_error(
                 f"{nodes} ranks",
                 options.runs,
