@@ -1,6 +1,7 @@
 #include "transport/link_transport.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "transport/waiting.h"
@@ -78,7 +79,10 @@ Received LinkTransport::receive(Time deadline) {
     const Time now = clock_.now();
     if (now < deadline && spin_ > Duration::zero()) {
       if (spin_until == Time::max()) spin_until = now + spin_;
-      if (now < spin_until) continue;
+      if (now < spin_until) {
+        std::this_thread::yield();
+        continue;
+      }
     }
     wait(now < deadline ? deadline : kPast, true);
     if (interrupted_) return *epoch_over();

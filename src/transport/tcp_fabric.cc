@@ -1,4 +1,3 @@
-#include <thread>
 #include <utility>
 
 #include "transport/link_transport.h"
@@ -9,13 +8,7 @@
 namespace conclave::transport {
 namespace {
 
-constexpr unsigned kFewCores = 4;
-constexpr Duration kSpinOnManyCores = std::chrono::microseconds(50);
-
-Duration default_spin() {
-  const bool few = std::thread::hardware_concurrency() <= kFewCores;
-  return few ? Duration::zero() : kSpinOnManyCores;
-}
+constexpr Duration kSpin = std::chrono::microseconds(200);
 
 }  // namespace
 
@@ -47,7 +40,7 @@ Result<std::unique_ptr<Transport>> TcpFabric::join(const GroupSpec& spec, Time d
   }
   Rendezvous rendezvous(state_->clock, state_->identity, state_->options, state_->listener, spec);
   auto links = TRY(rendezvous.run(deadline, watch));
-  const Duration spin = state_->options.spin.value_or(default_spin());
+  const Duration spin = state_->options.spin.value_or(kSpin);
   return std::unique_ptr<Transport>(
       std::make_unique<LinkTransport>(state_->clock, spec.rank, std::move(links), spin, watch));
 }
