@@ -7,7 +7,7 @@ readonly BUILD_PACKAGES=(
   libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libgtest-dev libgmock-dev
 )
 readonly TEST_PACKAGES=(
-  g++-aarch64-linux-gnu qemu-user clang clang-format clang-tidy libclang-rt-14-dev
+  g++-aarch64-linux-gnu qemu-user clang clang-format libclang-rt-14-dev python3-venv
   iproute2 nftables tcpdump
 )
 readonly RUST_PACKAGES=(rustc-web cargo-web) # the newest Rust that Debian 12 carries

@@ -22,7 +22,7 @@ constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
 // A TOML value as a flag would spell it; nullopt for arrays, dates and tables.
 std::optional<std::string> flag_text(const toml::node& node) {
-  if (const auto text = node.value_exact<std::string>()) return *text;
+  if (auto text = node.value_exact<std::string>()) return text;
   if (const auto number = node.value_exact<std::int64_t>()) return fmt::format("{}", *number);
   if (const auto number = node.value_exact<double>()) return fmt::format("{}", *number);
   if (const auto truth = node.value_exact<bool>()) return *truth ? "true" : "false";

@@ -8,7 +8,7 @@
 namespace conclave::apps {
 namespace {
 
-Environment environment_of(std::map<std::string, std::string> variables) {
+Environment environment_of(const std::map<std::string, std::string>& variables) {
   return [variables](const std::string& name) -> std::optional<std::string> {
     const auto found = variables.find(name);
     if (found == variables.end()) return std::nullopt;

@@ -56,7 +56,7 @@ std::string link_matrix(const Json& links) {
   std::string text = fmt::format("  {:<{}}", "", width);
   for (const std::string& to : names) text += fmt::format("{:<{}}", to, width);
   text.erase(text.find_last_not_of(' ') + 1);
-  text += "\n";
+  text += '\n';
   for (const std::string& from : names) {
     std::string line = fmt::format("  {:<{}}", from, width);
     for (const std::string& to : names) {
@@ -84,7 +84,7 @@ std::string doctor_text(const Json& report) {
         "gets\n" +
         links;
   }
-  text += "\n";
+  text += '\n';
   std::size_t n_wrong = 0;
   std::size_t n_advice = 0;
   for (const Json& finding : report["findings"]) {

@@ -63,8 +63,7 @@ std::optional<std::size_t> count_of(std::string_view text) {
 // A finite number and what stands behind it: "12us" -> 12, "us".
 std::optional<std::pair<double, std::string_view>> number_and_unit(std::string_view text) {
   double number = 0.0;
-  const char* const end = text.data() + text.size();
-  const auto [next, error] = std::from_chars(text.data(), end, number);
+  const auto [next, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || !std::isfinite(number)) return std::nullopt;
   return std::pair(number, text.substr(static_cast<std::size_t>(next - text.data())));
 }

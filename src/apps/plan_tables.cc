@@ -159,7 +159,7 @@ std::string list_text(const plan::Catalogue& catalogue, std::size_t columns) {
 
 std::string compare_text(std::span<const Row> rows, std::size_t columns) {
   std::string text = figures_table("cluster", rows, report_width(columns));
-  text += "\n";
+  text += '\n';
   for (const Row& row : rows) {
     const plan::Cluster& cluster = row.outcome.cluster;
     text += wrapped(

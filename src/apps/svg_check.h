@@ -46,7 +46,7 @@ inline std::string xml_attributes_error(std::string_view tag) {
     std::string name(tag.substr(at, equals - at));
     if (std::ranges::find(seen, name) != seen.end()) return "twice " + name;
     seen.push_back(std::move(name));
-    const std::string error = xml_text_error(tag.substr(equals + 2, end - equals - 2));
+    std::string error = xml_text_error(tag.substr(equals + 2, end - equals - 2));
     if (!error.empty()) return error;
     at = end + 1;
     if (at < tag.size() && tag[at] != ' ') return "no space after " + std::string(tag);
@@ -60,7 +60,7 @@ inline std::string xml_error(std::string_view xml) {
   std::size_t n_roots = 0;
   while (true) {
     const std::size_t start = xml.find('<');
-    const std::string error = xml_text_error(xml.substr(0, start));
+    std::string error = xml_text_error(xml.substr(0, start));
     if (!error.empty()) return error;
     if (start == std::string_view::npos) break;
     const std::size_t end = xml.find('>', start);

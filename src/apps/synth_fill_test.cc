@@ -69,7 +69,7 @@ TEST(TensorFiller, SeedAndNameChangeTheBytes) {
   const std::vector<std::byte> first = bytes_of(tensor, 1);
   EXPECT_EQ(first, bytes_of(tensor, 1));
   EXPECT_NE(first, bytes_of(tensor, 2));
-  tensor.name += "x";
+  tensor.name += 'x';
   EXPECT_NE(first, bytes_of(tensor, 1));
 }
 

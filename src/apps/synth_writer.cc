@@ -255,7 +255,7 @@ std::string shard_header(const SynthShard& shard) {
                    formats::name(tensor.dtype), fmt::join(tensor.shape, ","), at, end);
     at = end;
   }
-  json += "}";
+  json += '}';
   json.resize((json.size() + 7) / 8 * 8, ' ');
   std::string text;
   for (int byte = 0; byte < 8; ++byte) {

@@ -12,7 +12,7 @@ namespace conclave::apps {
 namespace {
 
 TEST(DetectTerminal, NoColorAndDumbTerminalsMeanPlainText) {
-  const auto with = [](std::string no_color, std::string term) {
+  const auto with = [](const std::string& no_color, const std::string& term) {
     return detect_terminal([=](const std::string& name) -> std::optional<std::string> {
       if (name == "NO_COLOR") return no_color;
       if (name == "TERM") return term;

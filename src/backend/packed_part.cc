@@ -10,7 +10,6 @@ namespace {
 
 using kernels::PackedFormat;
 using kernels::Range;
-using kernels::SourceFormat;
 using kernels::SourceMatrix;
 using model::Weight;
 

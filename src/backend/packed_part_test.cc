@@ -135,7 +135,7 @@ TEST(PackPart, TheEmbeddingIsRowsOfTheFile) {
   ThreadPool pool(1);
   std::vector<std::byte> out(part.size_bytes());
   ASSERT_TRUE(pack_part(ember(), part, pool, out));
-  const std::size_t row_bytes = 384 * 2;
+  const std::size_t row_bytes = std::size_t{384} * 2;
   const kernels::SourceMatrix source = ember().matrix({}, Weight::kEmbedding);
   EXPECT_EQ(std::memcmp(out.data(), source.weights.data() + 5 * row_bytes, out.size()), 0);
 }

@@ -130,10 +130,11 @@ std::vector<model::Slice> slices_with_copies() {
   for (std::size_t i = 0; i < slices.size(); ++i) {
     slices[i].expert_columns = whole_slice().expert_columns;
     slices[i].experts = experts[i];
-    for (std::uint16_t l = 0; i > 0 && l < config.n_layers; ++l) {
-      if (!config.is_moe(LayerId{l})) continue;
+    for (std::size_t l = 0; i > 0 && l < config.n_layers; ++l) {
+      const LayerId layer{static_cast<std::uint16_t>(l)};
+      if (!config.is_moe(layer)) continue;
       for (std::uint16_t e = 0; e < 8; ++e) {
-        if (e % 2 == i - 1 || l % 2 == 0) slices[i].replicas.push_back({LayerId{l}, ExpertId{e}});
+        if (e % 2 == i - 1 || l % 2 == 0) slices[i].replicas.push_back({layer, ExpertId{e}});
       }
     }
   }
@@ -324,7 +325,9 @@ TEST(Slices, AnotherRanksRoutingReplacesItsOwn) {
   theirs.backend->feed_forward(moe);
 
   std::vector<ExpertId> wrong;
-  for (std::uint16_t i = 0; i < experts.size(); ++i) wrong.push_back(ExpertId{i});
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    wrong.push_back(ExpertId{static_cast<std::uint16_t>(i)});
+  }
   (void)mine.backend->route(moe, wrong);
   mine.backend->feed_forward(moe);
   EXPECT_FALSE(std::ranges::equal(mine.backend->partial(1), theirs.backend->partial(1)));

@@ -104,7 +104,8 @@ inline Node make_node(const CpuOptions& options) { return make_node(options, {wh
 inline std::vector<TokenId> some_tokens(std::size_t n, std::uint32_t seed) {
   std::vector<TokenId> tokens(n);
   for (std::size_t i = 0; i < n; ++i) {
-    tokens[i] = TokenId{static_cast<std::uint32_t>((i * 2654435761u + seed * 40503u) % 7000)};
+    tokens[i] =
+        TokenId{static_cast<std::uint32_t>((i * 2654435761u + std::size_t{seed} * 40503u) % 7000)};
   }
   return tokens;
 }
@@ -165,11 +166,12 @@ inline std::vector<float> run(std::span<Backend* const> ranks, const std::vector
   ranks[0]->embed(step);
   const std::vector<float> sent(ranks[0]->hidden().begin(), ranks[0]->hidden().end());
   for (Backend* rank : ranks.subspan(1)) rank->begin(step, sent);
-  for (std::uint16_t l = 0; l < ember().config().n_layers; ++l) {
-    for (Backend* rank : ranks) rank->attention(LayerId{l});
+  for (std::size_t l = 0; l < ember().config().n_layers; ++l) {
+    const LayerId layer{static_cast<std::uint16_t>(l)};
+    for (Backend* rank : ranks) rank->attention(layer);
     exchange(ranks);
-    for (Backend* rank : ranks) (void)rank->route(LayerId{l}, {});
-    for (Backend* rank : ranks) rank->feed_forward(LayerId{l});
+    for (Backend* rank : ranks) (void)rank->route(layer, {});
+    for (Backend* rank : ranks) rank->feed_forward(layer);
     exchange(ranks);
   }
   for (Backend* rank : ranks) rank->head();

@@ -183,7 +183,7 @@ TEST_F(AdminSocketTest, ClientsHaveALimit) {
 }
 
 TEST_F(AdminSocketTest, LargeAnswersArrive) {
-  const std::string large = "\"" + std::string(5 << 20, 'x') + "\"";
+  std::string large = "\"" + std::string(5 << 20, 'x') + "\"";
   start([&large](std::string_view) { return large; });
   const auto answer = request("{}");
   ASSERT_TRUE(answer.has_value()) << answer.error().message;

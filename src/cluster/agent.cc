@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <system_error>
 #include <utility>
 
 #include "cluster/admin_socket.h"
@@ -123,7 +123,7 @@ Result<void> Agent::State::watch(int fd) {
   event.events = EPOLLIN;
   event.data.fd = fd;
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return {};
-  return unavailable(std::string("agent: cannot watch: ") + std::strerror(errno));
+  return unavailable(std::string("agent: cannot watch: ") + std::generic_category().message(errno));
 }
 
 Result<void> Agent::State::open_door() {
@@ -409,7 +409,8 @@ Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, const Clock& 
   model::ModelSource source = TRY(model::ModelSource::open(options.model_dir));
   FileDescriptor epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.open()) {
-    return unavailable(std::string("agent: cannot watch a worker: ") + std::strerror(errno));
+    return unavailable(std::string("agent: cannot watch a worker: ") +
+                       std::generic_category().message(errno));
   }
   auto state = std::make_unique<State>(std::move(options), clock, std::move(handlers),
                                        std::move(source), std::move(epoll));

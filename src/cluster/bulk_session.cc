@@ -29,7 +29,7 @@ std::size_t bytes_needed_by(const BulkRequest& request) {
 }  // namespace
 
 BulkSlot::BulkSlot(BulkRequest the_request)
-    : request(std::move(the_request)), bytes_needed(bytes_needed_by(request)) {}
+    : request(the_request), bytes_needed(bytes_needed_by(request)) {}
 
 void BulkSlot::fill(Result<std::vector<std::byte>> answer) {
   BulkAnswer head{.kind = request.kind, .id = request.id};

@@ -84,7 +84,7 @@ class ControlHubTest : public ::testing::Test {
 
   // Runs the machines until `done`, at most 20 s of real time.
   template <class Done>
-  [[nodiscard]] bool run(std::vector<Machine*> machines, Done done) {
+  [[nodiscard]] bool run(const std::vector<Machine*>& machines, Done done) {
     const Time limit = RealClock().now() + 20s;
     while (RealClock().now() < limit) {
       std::vector<pollfd> fds;

@@ -162,7 +162,7 @@ void Head::State::form_if_possible(Time now) {
     if (!nodes.at(id).drained) undrained.push_back(id);
   }
   if (undrained.size() < all.size() && computing_among(undrained)) {
-    all = undrained;
+    all = std::move(undrained);
     std::erase_if(agreeing, [this](NodeId id) { return nodes.at(id).drained; });
   }
   const bool engine_lives = epoch.number > 0 && head.kv_agrees && !epoch.worker_lives.empty() &&

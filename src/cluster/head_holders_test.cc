@@ -35,7 +35,7 @@ class HeadHoldersTest : public testing::Test {
     tick(400ms);
   }
 
-  void hello(std::uint64_t node, std::vector<std::uint64_t> models, std::uint32_t port) {
+  void hello(std::uint64_t node, const std::vector<std::uint64_t>& models, std::uint32_t port) {
     wire::pb::Hello message;
     message.set_life(100 + node);
     message.set_bulk_port(port);

@@ -109,9 +109,10 @@ double PlannerPlacer::largest_expert_bytes() const {
   one.experts = {0, 0};
   const std::size_t without = backend::cpu_slice_bytes(source_, one, cpu);
   std::size_t with = without;
-  for (std::uint16_t layer = 0; layer < config.n_layers; ++layer) {
-    if (!config.is_moe(LayerId{layer})) continue;
-    one.replicas = {{LayerId{layer}, ExpertId{0}}};
+  for (std::size_t l = 0; l < config.n_layers; ++l) {
+    const LayerId layer{static_cast<std::uint16_t>(l)};
+    if (!config.is_moe(layer)) continue;
+    one.replicas = {{layer, ExpertId{0}}};
     with = std::max(with, backend::cpu_slice_bytes(source_, one, cpu));
   }
   return static_cast<double>(with - without);

@@ -30,6 +30,7 @@ wire::pb::Admit TokenLog::admit(bool suspect) {
   return to_message(request_, attempt_);
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): moved into the log
 TokenLog& TokenLogs::open(engine::Request request) {
   const RequestId id = request.id;
   const auto [place, inserted] = logs_.try_emplace(id, std::move(request));

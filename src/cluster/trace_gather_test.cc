@@ -19,7 +19,8 @@ wire::pb::Trace trace(std::uint64_t id, std::uint32_t rank) {
 TEST(TraceGather, AnswersWhenAllRanksHave) {
   TraceGather gather;
   std::string json;
-  const std::uint64_t id = gather.begin(Time{}, 2, [&](std::string text) { json = text; });
+  const std::uint64_t id =
+      gather.begin(Time{}, 2, [&](std::string text) { json = std::move(text); });
   gather.on_trace(trace(id, 1));
   gather.on_trace(trace(id, 1));
   EXPECT_TRUE(json.empty());
@@ -32,7 +33,8 @@ TEST(TraceGather, AnswersWhenAllRanksHave) {
 TEST(TraceGather, ASilentRankIsNotWaitedForForEver) {
   TraceGather gather;
   std::string json;
-  const std::uint64_t id = gather.begin(Time{}, 2, [&](std::string text) { json = text; });
+  const std::uint64_t id =
+      gather.begin(Time{}, 2, [&](std::string text) { json = std::move(text); });
   gather.on_trace(trace(id, 0));
   gather.on_tick(Time{} + 499ms);
   EXPECT_TRUE(json.empty());

@@ -14,6 +14,9 @@ constexpr std::size_t kBytes = (std::size_t{9} << 20) + 77;  // more than one ch
 constexpr std::uint64_t kKey = 0x1234;
 
 class WeightCacheTest : public testing::Test {
+ public:
+  ~WeightCacheTest() override { std::filesystem::remove_all(dir_); }
+
  protected:
   WeightCacheTest() {
     for (std::size_t i = 0; i < kBytes; ++i) {
@@ -21,8 +24,6 @@ class WeightCacheTest : public testing::Test {
     }
     arena_.set_filled_key(kKey);
   }
-  ~WeightCacheTest() override { std::filesystem::remove_all(dir_); }
-
   static bool go_on(std::uint64_t) { return true; }
   std::filesystem::path file() const { return dir_ / "slice-a.packed"; }
   void spoil(std::uint64_t offset) const {

@@ -43,7 +43,7 @@ void WeightFetch::announce(std::span<const backend::PackedPart> parts) {
   for (const backend::PackedPart& part : parts) {
     BulkRequest request{.kind = BulkKind::kPart};
     request.part = part;
-    requests.push_back(std::move(request));
+    requests.push_back(request);
   }
   plan(std::move(requests));
 }

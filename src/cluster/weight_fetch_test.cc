@@ -52,12 +52,13 @@ std::array<int, 2> socket_pair() {
 }
 
 class WeightFetchTest : public testing::Test {
- protected:
+ public:
   ~WeightFetchTest() override {
     for (std::thread& thread : relays_) thread.join();
     std::filesystem::remove_all(dir_);
   }
 
+ protected:
   Giver& give(NodeId node, const WeightServerLimits& limits = {}) {
     givers_.push_back(std::make_unique<Giver>(own_.fingerprint(), std::vector{&ember()}, limits));
     known_.push_back(givers_.back()->holder(node));

@@ -189,13 +189,13 @@ void WeightServer::State::read(BulkSession& session) {
   }
   if (!requests) return refuse(session, {}, requests.error());
   for (BulkRequest& request : *requests) {
-    if (session.reading) take(session, std::move(request));
+    if (session.reading) take(session, request);
   }
 }
 
 void WeightServer::State::take(BulkSession& session, BulkRequest request) {
   const std::lock_guard lock(mutex);
-  auto slot = std::make_shared<BulkSlot>(std::move(request));
+  auto slot = std::make_shared<BulkSlot>(request);
   const bool echo = slot->request.kind == BulkKind::kEcho;
   const bool allowed = echo || session.model != nullptr;
   if (slot->request.kind == BulkKind::kModel) {

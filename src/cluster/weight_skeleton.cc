@@ -76,7 +76,7 @@ Result<void> fetch_files(WeightFetch& fetch, const std::filesystem::path& dir) {
     BulkRequest request{.kind = BulkKind::kSkeletonBytes};
     request.offset = offset;
     request.bytes = std::min<std::uint64_t>(kSkeletonChunkMax, total - offset);
-    requests.push_back(std::move(request));
+    requests.push_back(request);
   }
   const std::size_t n_requests = requests.size();
   fetch.plan(std::move(requests));

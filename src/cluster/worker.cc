@@ -51,6 +51,7 @@ Result<std::vector<collective::VirtualRank>> virtual_ranks_of(
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-function-size): each stands for something else that a test replaces
 Worker::Worker(AgentLink& link, transport::Fabric& fabric, ModelHost& host, WorkerPulse& pulse,
                const Clock& clock, const engine::EngineOptions& options, const WorkerLimits& limits)
     : link_(link),

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -25,7 +26,8 @@ Result<std::unique_ptr<WorkerHost>> WorkerHost::create(WorkerHostOptions options
                                                        WorkerHostHandlers handlers) {
   FileDescriptor epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.open()) {
-    return unavailable(std::string("cannot watch a worker: ") + std::strerror(errno));
+    return unavailable(std::string("cannot watch a worker: ") +
+                       std::generic_category().message(errno));
   }
   return std::unique_ptr<WorkerHost>(
       new WorkerHost(std::move(options), clock, std::move(handlers), std::move(epoll)));

@@ -10,7 +10,7 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 #include <utility>
 
 namespace conclave::cluster {
@@ -22,7 +22,7 @@ constexpr int kControlFd = 3;
 constexpr int kFirstKeptFd = 4;
 
 Error system_error(const std::string& what, int error) {
-  return unavailable(what + ": " + std::strerror(error));
+  return unavailable(what + ": " + std::generic_category().message(error));
 }
 
 // posix_spawn's two parameter objects, destroyed together.

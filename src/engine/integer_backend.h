@@ -244,6 +244,7 @@ class IntegerBackend final : public backend::Backend {
     }
   }
 
+  // NOLINTNEXTLINE(readability-function-size)
   void add_units(char purpose, LayerId layer, std::uint64_t expert, model::Range columns, int scale,
                  std::size_t row, std::span<float> rows) const {
     const std::uint64_t start = key(purpose, layer.value, expert, digests_[row]);

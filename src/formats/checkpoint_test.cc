@@ -14,12 +14,12 @@ std::string shard_of(const std::vector<std::string>& names) {
   std::string header = "{";
   std::string data;
   for (const std::string& name : names) {
-    if (!data.empty()) header += ",";
+    if (!data.empty()) header += ',';
     header += "\"" + name + R"(":{"dtype":"U8","shape":[4],"data_offsets":[)" +
               std::to_string(data.size()) + "," + std::to_string(data.size() + 4) + "]}";
     data += name.substr(0, 1) + "123";
   }
-  header += "}";
+  header += '}';
   const std::uint64_t size = header.size();
   std::string file(sizeof size, '\0');
   std::memcpy(file.data(), &size, sizeof size);

@@ -59,7 +59,7 @@ TEST(Index, RejectsOddFiles) {
 TEST(Index, TheLargestOfficialFileIsFast) {
   std::string json = R"({"weight_map":{)";
   for (int i = 0; i < 208'550; ++i) {
-    if (i > 0) json += ",";
+    if (i > 0) json += ',';
     json += "\"language_model.model.layers." + std::to_string(i) +
             ".mlp.experts.0.down_proj.weight_packed\":\"model-" + std::to_string(i % 64) +
             ".safetensors\"";

@@ -122,7 +122,7 @@ TEST(Safetensors, RejectsAHeaderLengthBeyondTheLimit) {
 TEST(Safetensors, ManyTensorsAreFast) {
   std::string header = "{";
   for (int i = 0; i < 50'000; ++i) {
-    if (i > 0) header += ",";
+    if (i > 0) header += ',';
     header += "\"model.layers." + std::to_string(i) +
               R"(.w":{"dtype":"U8","shape":[1],"data_offsets":[)" + std::to_string(i) + "," +
               std::to_string(i + 1) + "]}";

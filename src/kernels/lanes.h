@@ -52,6 +52,7 @@ struct F16Column {
 
 // P panels x T tokens at once. `panel` points to the first panel, the next ones follow it.
 template <class L, class Column, std::size_t P, std::size_t T>
+// NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
                      const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
   typename L::F acc[P][T];
@@ -78,6 +79,7 @@ void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_
 
 // Exact: w = e4m3 * scale in float32, acc = fma(w, x, acc).
 template <class L, bool kExact, std::size_t P, std::size_t T>
+// NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
                    std::size_t block_offset, const Activations& x, std::size_t token, float* y,
                    std::size_t y_stride) {
@@ -157,6 +159,7 @@ struct Int4Group {
 };
 
 template <class L, class Group, std::size_t P, std::size_t T>
+// NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
                    const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
   const std::size_t n_groups = groups(cols);
@@ -194,6 +197,7 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
 // -----------------
 
 template <class L, bool kInt4, std::size_t P, std::size_t T>
+// NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
                          const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
   constexpr std::size_t kBytes = kInt4 ? kInt4GroupBytes : kInt8GroupBytes;

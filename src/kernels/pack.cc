@@ -23,7 +23,6 @@ std::size_t element_bytes(SourceFormat format) {
     case SourceFormat::kF32:
       return 4;
     case SourceFormat::kF16:
-      return 2;
     case SourceFormat::kBF16:
       return 2;
     case SourceFormat::kFp8Block:
@@ -257,6 +256,7 @@ std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols
   return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(format, cols, block_offset);
 }
 
+// NOLINTNEXTLINE(readability-function-size): a sub-matrix, and how it is packed
 void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transposed,
                 PackedFormat format, std::size_t panel, std::span<std::byte> out) {
   CHECK(rows.end <= source.rows && cols.end <= source.cols);

@@ -34,10 +34,10 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
 }
 
 // Lambdas, so that each has a type of its own and the loop above takes it in.
-constexpr auto is_bad_bf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
-constexpr auto is_bad_f16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
-constexpr auto is_bad_f32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
-constexpr auto is_bad_e4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
+constexpr auto kIsBadBf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
+constexpr auto kIsBadF16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
+constexpr auto kIsBadF32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
+constexpr auto kIsBadE4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
                 std::size_t width, std::size_t first_row) {
@@ -51,11 +51,11 @@ Error bad_value(std::string_view label, std::string_view suffix, std::size_t ind
 std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix) {
   switch (matrix.format) {
     case kernels::SourceFormat::kF32:
-      return first_bad<std::uint32_t>(matrix.weights, is_bad_f32);
+      return first_bad<std::uint32_t>(matrix.weights, kIsBadF32);
     case kernels::SourceFormat::kF16:
-      return first_bad<std::uint16_t>(matrix.weights, is_bad_f16);
+      return first_bad<std::uint16_t>(matrix.weights, kIsBadF16);
     case kernels::SourceFormat::kBF16:
-      return first_bad<std::uint16_t>(matrix.weights, is_bad_bf16);
+      return first_bad<std::uint16_t>(matrix.weights, kIsBadBf16);
     case kernels::SourceFormat::kFp8Block:
     case kernels::SourceFormat::kInt4Group:
       break;
@@ -66,17 +66,17 @@ std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix)
 Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label,
                           std::size_t first_row) {
   if (matrix.format == kernels::SourceFormat::kInt4Group) {
-    if (const auto bad = first_bad<std::uint16_t>(matrix.scales, is_bad_bf16)) {
+    if (const auto bad = first_bad<std::uint16_t>(matrix.scales, kIsBadBf16)) {
       return bad_value(label, ".weight_scale", *bad, matrix.cols / kernels::kGroup, first_row);
     }
   }
   if (matrix.format == kernels::SourceFormat::kFp8Block) {
     const std::size_t blocks = (matrix.cols + kernels::kFp8BlockSize - 1) / kernels::kFp8BlockSize;
-    if (const auto bad = first_bad<std::uint32_t>(matrix.scales, is_bad_f32)) {
+    if (const auto bad = first_bad<std::uint32_t>(matrix.scales, kIsBadF32)) {
       return bad_value(label, ".weight_scale_inv", *bad, blocks,
                        first_row / kernels::kFp8BlockSize);
     }
-    if (const auto bad = first_bad<std::uint8_t>(matrix.weights, is_bad_e4m3)) {
+    if (const auto bad = first_bad<std::uint8_t>(matrix.weights, kIsBadE4m3)) {
       return bad_value(label, ".weight", *bad, matrix.cols, first_row);
     }
   }

@@ -82,7 +82,7 @@ class Summer {
       if (part.parameters == 0) continue;
       part.part = kPartNames[i];
       for (const kernels::PackedFormat format : formats_[i]) {
-        if (!part.format.empty()) part.format += "+";
+        if (!part.format.empty()) part.format += '+';
         part.format += kernels::name(format);
       }
       part.read_per_token = read_of(static_cast<Part>(i), part.kept_bytes);

@@ -212,7 +212,7 @@ class TableBuilder {
 
   // The file that would have named a missing tensor.
   std::string table_of_contents() const {
-    const std::string single = "model.safetensors";
+    std::string single = "model.safetensors";
     const std::span<const Tensor> tensors = checkpoint_.tensors();
     if (tensors.empty() || tensors.front().file->path().filename() == single) return single;
     return "model.safetensors.index.json";

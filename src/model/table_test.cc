@@ -46,7 +46,7 @@ TEST_F(TableTest, EveryTensorMatters) {
       }
 
       TestCheckpoint renamed = good;
-      renamed.tensors[i].name += "x";
+      renamed.tensors[i].name += 'x';
       EXPECT_NE(error_of(renamed), "opened") << name;
 
       TestCheckpoint reshaped = good;
@@ -126,7 +126,7 @@ TEST_F(TableTest, BadPlainWeightsAreFoundAtOpen) {
         "model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.experts.3.down_proj.weight"}) {
     TestCheckpoint checkpoint(Kind::kBf16);
     TestTensor& tensor = checkpoint.at(name);
-    tensor.bytes.replace(2 * (tensor.shape[1] + 5), 2, TestCheckpoint::bf16(-INFINITY));
+    tensor.bytes.replace(2 * (tensor.shape[1] + 5), 2, TestCheckpoint::bf16(-HUGE_VAL));
     EXPECT_EQ(error_of(checkpoint), std::string("model.safetensors: ") + name +
                                         ": [1, 5] is NaN or infinite, expected a finite number");
   }

@@ -173,9 +173,9 @@ TEST(CheckPool, MachinesThatNoChainJoins) {
 
 // A square of the count would be 1e10 steps here, beyond the test's time limit.
 TEST(CheckPool, AHundredThousandMachinesAreChecked) {
-  constexpr std::size_t n = 100'000;
-  Pool pool = pool_of(n);
-  for (std::size_t i = 0; i + 1 < n; ++i) pool.pairs.push_back({i, i + 1, link()});
+  constexpr std::size_t kMachines = 100'000;
+  Pool pool = pool_of(kMachines);
+  for (std::size_t i = 0; i + 1 < kMachines; ++i) pool.pairs.push_back({i, i + 1, link()});
   EXPECT_EQ(error_of(pool), "");
   pool.machines.push_back(machine("one more"));
   EXPECT_EQ(error_of(pool), "100001 machines, at most 100000");

@@ -52,7 +52,7 @@ bool is_broken_header(std::string_view text, std::size_t begin) {
 // Trees are destroyed by recursion, and a.b.c.d... nests without any bracket: text that nests too
 // deeply must not reach the parser. Text that is not TOML gives some answer.
 std::optional<std::string> refusal(std::string_view text) {
-  const std::string too_deep = "nested deeper than " + std::to_string(kTomlDepthMax);
+  std::string too_deep = "nested deeper than " + std::to_string(kTomlDepthMax);
   std::size_t depth = 0;
   std::size_t dots = 0;  // of one key
   bool line_start = true;

@@ -13,7 +13,7 @@ using namespace std::chrono_literals;
 // A job that runs until the test lets it go.
 class Gate {
  public:
-  Background::Work work(Background::Done done) {
+  Background::Work work(const Background::Done& done) {
     return [this, done] {
       begun_.set_value();
       // A test that would hang fails instead.

@@ -62,6 +62,7 @@ class GenerationTest : public testing::Test {
     return out;
   }
 
+  // NOLINTNEXTLINE(readability-identifier-naming): a member of the tests all the same
   static std::unique_ptr<text::TextModel> text_;
 };
 

@@ -130,7 +130,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void watch_client();
   void refuse(int status, std::string_view message);
   void refuse(HttpResponse response);
-  void write(std::string bytes);
+  void write(const std::string& bytes);
   void flush();
   void end_connection();
   void drop_input();
@@ -360,7 +360,7 @@ void Connection::refuse(HttpResponse response) {
   writer->send(std::move(response));
 }
 
-void Connection::write(std::string bytes) {
+void Connection::write(const std::string& bytes) {
   waiting_ += bytes;
   if (waiting_.size() + writing_.size() > server_->limits.output_bytes_max) {
     asio::post(stream_.get_executor(), [self = shared_from_this()] {

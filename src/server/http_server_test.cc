@@ -42,13 +42,13 @@ class TestHandler final : public HttpHandler {
         kept.reset();
         note_gone();
       });
-      kept = writer;
+      kept = std::move(writer);
     } else if (request.target == "/flood") {
       writer->begin_stream(200, {});
       writer->on_closed([this] { note_gone(); });
       // More than the limit and what two sockets hold.
       for (int i = 0; i < 300; ++i) writer->write(std::string(64 << 10, 'y'));
-      kept = writer;
+      kept = std::move(writer);
     }
     // Anything else: the writer is dropped.
   }

@@ -24,18 +24,18 @@ TEST(Fiber, RunsFromYieldToYield) {
   FiberStacks stacks;
   std::string story;
   Fiber fiber(stacks, [&](Fiber& self) {
-    story += "a";
+    story += 'a';
     self.yield();
-    story += "b";
+    story += 'b';
     self.yield();
-    story += "c";
+    story += 'c';
   });
   EXPECT_EQ(story, "");
   fiber.resume();
-  story += "1";
+  story += '1';
   EXPECT_FALSE(fiber.finished());
   fiber.resume();
-  story += "2";
+  story += '2';
   fiber.resume();
   EXPECT_EQ(story, "a1b2c");
   EXPECT_TRUE(fiber.finished());
@@ -152,16 +152,16 @@ TEST(Fiber, FibersResumeAndEndOthers) {
   Fiber outer(stacks, [&](Fiber& self) {
     Fiber inner(stacks, [&](Fiber& inside) {
       const Witness witness(n_destroyed);
-      story += "i";
+      story += 'i';
       inside.yield();
-      story += "j";
+      story += 'j';
       inside.yield();
       story += "never";
     });
     inner.resume();
     self.yield();
     inner.resume();
-    story += "o";
+    story += 'o';
     self.yield();
   });
   outer.resume();

@@ -96,7 +96,7 @@ TEST(World, StreamsDependOnSeedAndPurposeAlone) {
 }
 
 TEST(World, TraceTellsHistoriesApart) {
-  const auto trace = [](std::vector<int> times) {
+  const auto trace = [](const std::vector<int>& times) {
     World world(1);
     for (const int t : times) world.schedule_after(seconds(t), [] {});
     world.run_until_idle(100);

@@ -145,9 +145,12 @@ void Attention::absorb_queries(std::size_t layer) {
   });
 }
 
-// One row, some heads, over all positions it sees: online softmax, a page at a time, in order.
-void Attention::attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
-                           std::size_t row, Range heads, const KvCache& cache, std::size_t thread) {
+// The index-th absorbed row, some heads, over all positions it sees: online softmax, a page at a
+// time, in order.
+void Attention::attend_row(std::size_t layer, std::size_t index, Range heads, const KvCache& cache,
+                           std::size_t thread) {
+  const std::size_t row = absorbed_[index];
+  const SequenceRows& sequence = *sequence_of_[row];
   ThreadScratch& scratch = scratch_[thread];
   const std::size_t latent = config_.kv_lora_rank;
   const std::size_t width = config_.kv_width();
@@ -201,10 +204,8 @@ void Attention::attend_absorbed(std::size_t layer, const KvCache& cache) {
   const std::size_t groups = (heads + group - 1) / group;
   context_.pool.parallel_for(n * groups, [&](std::size_t chunk, std::size_t thread) {
     const std::size_t index = chunk / groups;
-    const std::size_t row = absorbed_[index];
     const std::size_t begin = chunk % groups * group;
-    attend_row(layer, *sequence_of_[row], index, row, {begin, std::min(begin + group, heads)},
-               cache, thread);
+    attend_row(layer, index, {begin, std::min(begin + group, heads)}, cache, thread);
   });
 }
 

@@ -59,8 +59,8 @@ class Attention {
 
   void absorb_queries(std::size_t layer);
   void attend_absorbed(std::size_t layer, const KvCache& cache);
-  void attend_row(std::size_t layer, const SequenceRows& sequence, std::size_t index,
-                  std::size_t row, kernels::Range heads, const KvCache& cache, std::size_t thread);
+  void attend_row(std::size_t layer, std::size_t index, kernels::Range heads, const KvCache& cache,
+                  std::size_t thread);
   void expand_values(std::size_t layer);
 
   void attend_naive(std::size_t layer, const Step& step, const KvCache& cache);

@@ -13,13 +13,16 @@
 
 namespace conclave::backend {
 
-// Chooses experts from router scores. Pure; one row at a time.
-//   logits [E], bias [E] -> ids [K] ascending, weights [K] ready to multiply the experts' outputs.
+// Where a row's choice is written.
+struct ChosenExperts {
+  std::span<ExpertId> ids;   // [K], ascending
+  std::span<float> weights;  // [K], ready to multiply the experts' outputs
+};
+// Chooses experts from router scores: logits [E], bias [E]. Pure; one row at a time.
 // `forced` (K ids or empty) replaces the choice. Ties go to the lower id.
 void choose_experts(const model::ModelConfig& config, const kernels::Operations& ops,
                     std::span<const float> logits, std::span<const float> bias,
-                    std::span<const ExpertId> forced, std::span<ExpertId> ids,
-                    std::span<float> weights);
+                    std::span<const ExpertId> forced, const ChosenExperts& chosen);
 
 class FeedForward {
  public:

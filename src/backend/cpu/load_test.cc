@@ -164,7 +164,7 @@ TEST(Divide, PartsFollowEachOther) {
     std::vector<std::byte> bytes(whole.size_bytes());
     for (const Placed& placed : parts) {
       const std::size_t size = placed.part.size_bytes();
-      EXPECT_LE(size, std::max<std::size_t>(10'000, 384u * 2u * 16u));
+      EXPECT_LE(size, std::max<std::size_t>(10'000, std::size_t{384} * 2 * 16));
       ASSERT_TRUE(
           pack_part(ember(), placed.part, pool, std::span(bytes).subspan(placed.offset, size)));
     }

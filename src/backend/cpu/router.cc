@@ -71,8 +71,8 @@ void mask_losing_groups(const model::ModelConfig& config, std::span<float> choic
 
 void choose_experts(const model::ModelConfig& config, const kernels::Operations& ops,
                     std::span<const float> logits, std::span<const float> bias,
-                    std::span<const ExpertId> forced, std::span<ExpertId> ids,
-                    std::span<float> weights) {
+                    std::span<const ExpertId> forced, const ChosenExperts& chosen) {
+  const auto& [ids, weights] = chosen;
   const std::vector<float> scores = scores_of(config, ops, logits);
   if (!forced.empty()) {
     std::copy(forced.begin(), forced.end(), ids.begin());
@@ -114,8 +114,8 @@ Routing FeedForward::route(const CommonLayer& w, const Rows& x, std::span<const 
   context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
     choose_experts(config_, context_.ops, {logits_.data() + row * experts, experts}, w.router_bias,
                    forced.empty() ? forced : forced.subspan(row * k, k),
-                   std::span(expert_ids_).subspan(row * k, k),
-                   std::span(expert_weights_).subspan(row * k, k));
+                   {std::span(expert_ids_).subspan(row * k, k),
+                    std::span(expert_weights_).subspan(row * k, k)});
   });
   return {expert_ids_, expert_weights_};
 }

@@ -18,7 +18,7 @@ Choice choose(const model::ModelConfig& config, std::vector<float> logits, std::
   choice.ids.resize(config.experts_per_token);
   choice.weights.resize(config.experts_per_token);
   choose_experts(config, kernels::operations(kernels::Isa::kScalar), logits, bias, forced,
-                 choice.ids, choice.weights);
+                 {choice.ids, choice.weights});
   return choice;
 }
 
