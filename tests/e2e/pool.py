@@ -91,7 +91,8 @@ class Pool:
 
     def __init__(self, nodes, *serve_arguments, node_arguments=(), model=EMBER, node_models=EMBER,
                  head_arguments=("--bandwidth", "20", "--threads", "1"), namespaces=False,
-                 wait=True):  # fmt: skip
+                 wait=True, pool_port=0):  # fmt: skip
+        self.pool_port = pool_port
         self.namespaces = namespaces
         self.wait = wait
         self.state = tempfile.mkdtemp(prefix="conclave-head-")
@@ -105,12 +106,13 @@ class Pool:
 
     def _start(self, n_nodes, serve_arguments, node_arguments, model, node_models, head_arguments):
         names = [f"node-{chr(ord('a') + i)}" for i in range(n_nodes)]
-        self.head = Server(
+        self.start_head = lambda: Server(
             "--pool", "--pool-host", netns.address_of(0) if self.namespaces else "127.0.0.1",
-            "--pool-port", "0", "--state", self.state,
+            "--pool-port", self.pool_port, "--state", self.state,
             "--name", "head", "--nodes", n_nodes + 1, *head_arguments, *serve_arguments,
             model=model, ready=False,
         )  # fmt: skip
+        self.head = self.start_head()
         for i, name in enumerate(names):
             arguments = node_arguments[i] if i < len(node_arguments) else ()
             self.nodes.append(
@@ -129,6 +131,14 @@ class Pool:
         if check and done.returncode != 0:
             raise AssertionError(f"conclave {arguments}: {done.stderr}")
         return done
+
+    def restart_head(self):
+        """Needs a pool_port: nodes come back to the address that they know."""
+        self.head.stop()
+        self.head.kill()
+        self.head = self.start_head()
+        self.head.wait_ready(120)
+        self.wait_running(len(self.nodes) + 1, 60)
 
     def pair(self):
         # The admin socket is there as soon as the address has been printed.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import socket
 import unittest
 
 from pool import Node, Pool
@@ -24,6 +25,12 @@ DIVISIONS = [
     (3, "1,1,1", "pipeline"),
     (3, "0,1,2", "pipeline"),
 ]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def golden_chats():
@@ -108,24 +115,27 @@ class Life(unittest.TestCase):
             self.assertEqual(again[1]["choices"], before[1]["choices"])
 
     def test_experts_that_are_chosen_often_get_copies(self):
-        with Pool(2, "--exact", "--shares", "1,1,1", "--strategy", "expert", "--survive", "0",
-                  "--hot-experts", "6") as pool:  # fmt: skip
+        with Pool(2, "--exact", "--shares", "1,1,1", "--strategy", "expert", "--hot-experts", "6",
+                  pool_port=free_port()) as pool:  # fmt: skip
             self.assertEqual(pool.status()["expert_replicas"], 0, "nothing is counted yet")
             before = [answer_of(pool.head, entry) for entry in golden_chats()]
             files = pathlib.Path(pool.state)
             wait_until(lambda: list(files.glob("experts-*")), 20, "choices are kept on disk")
-            pool.node("node-a").kill()  # and without backups the model is divided anew
-            status = wait_until(
-                lambda: pool.status()["expert_replicas"] and pool.status(), 20, "copies are made"
-            )
-            self.assertEqual(status["expert_replicas"], 6 * 7)
+            pool.restart_head()
+            self.assertEqual(pool.status()["expert_replicas"], 6 * 7)
             self.assertIn("copies of experts", pool.conclave("pool").stdout)
-            pool.wait_running(2)
-            for entry, (text, logprobs) in zip(golden_chats(), before):
-                found_text, found = answer_of(pool.head, entry)
-                self.assertEqual(found_text, text, entry["prompt"])
-                worst = max(abs(a - b) for x, y in zip(found, logprobs) for a, b in zip(x, y))
-                self.assertLess(worst, LOGPROB_ERROR_MAX, entry["prompt"])
+            self.check_answers(pool, before)
+            pool.node("node-a").kill()  # others compute what it had, copies included
+            wait_until(lambda: pool.state_of("node-a") == "gone", 10, "it is missed")
+            self.assertEqual(pool.status()["expert_replicas"], 6 * 7, "backups do")
+            self.check_answers(pool, before)
+
+    def check_answers(self, pool, wanted):
+        for entry, (text, logprobs) in zip(golden_chats(), wanted):
+            found_text, found = answer_of(pool.head, entry)
+            self.assertEqual(found_text, text, entry["prompt"])
+            worst = max(abs(a - b) for x, y in zip(found, logprobs) for a, b in zip(x, y))
+            self.assertLess(worst, LOGPROB_ERROR_MAX, entry["prompt"])
 
     def test_drain_and_remove(self):
         with Pool(2, "--shares", "1,1,1") as pool:
