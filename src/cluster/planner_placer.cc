@@ -37,6 +37,16 @@ std::vector<std::size_t> dealt(std::size_t total, std::span<const std::size_t> s
   return units;
 }
 
+// Whether what machines other than the head hold is to be backed up.
+bool covers(const PlacerOptions& options, std::size_t n_nodes) {
+  return options.cover_losses > 0 && n_nodes > 1;
+}
+
+// What a group's home holds besides slices.
+std::uint64_t fixed_bytes(const Layout& layout, std::size_t group) {
+  return layout.common_bytes + layout.kv_bytes + (group == 0 ? layout.embedding_bytes : 0);
+}
+
 void give_head_to_last_stage(plan::Placement& placement) {
   plan::Rank* last = nullptr;
   std::size_t units = 0;
@@ -122,7 +132,7 @@ double PlannerPlacer::largest_expert_bytes() const {
 ReplicaRoom PlannerPlacer::replica_room(const Layout& layout, std::span<const NodeFacts> nodes,
                                         std::span<const model::Slice> groups) const {
   const backend::CpuOptions cpu = cpu_options(options_);
-  const bool covered = options_.cover_losses > 0 && nodes.size() > 1;
+  const bool covered = covers(options_, nodes.size());
   std::vector<double> own;
   for (const model::Slice& slice : groups) {
     own.push_back(static_cast<double>(backend::cpu_slice_bytes(source_, slice, cpu)));
@@ -132,8 +142,7 @@ ReplicaRoom PlannerPlacer::replica_room(const Layout& layout, std::span<const No
   ReplicaRoom room;
   if (covered) room.backup_share = 1.0 / n_others;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    double needed = own[g] + static_cast<double>(layout.common_bytes + layout.kv_bytes);
-    if (g == 0) needed += static_cast<double>(layout.embedding_bytes);
+    double needed = own[g] + static_cast<double>(fixed_bytes(layout, g));
     // Backups come in whole pieces: room for one more than the mean.
     const double others = all - (g == 0 ? 0.0 : own[g]);
     if (covered) needed += (others + *std::ranges::max_element(own)) / n_others;
@@ -179,7 +188,7 @@ Layout PlannerPlacer::layout_of(const plan::Cluster& cluster, const plan::Placem
   if (placement.strategy == plan::Strategy::kExpert) copy_hot_experts(layout, nodes, slices);
   for (std::size_t group = 0; group < slices.size(); ++group) {
     // One piece for each machine that may take it over.
-    const bool covered = group > 0 && options_.cover_losses > 0 && nodes.size() > 1;
+    const bool covered = group > 0 && covers(options_, nodes.size());
     for (const model::Slice& slice :
          cut(source_.config(), slices[group], covered ? nodes.size() - 1 : 1)) {
       layout.virtual_ranks.push_back(
@@ -200,8 +209,7 @@ bool PlannerPlacer::shrink_what_does_not_fit(const Layout& layout, std::span<con
                                              plan::Cluster& cluster) const {
   bool changed = false;
   for (std::size_t group = 0; group < layout.homes.size(); ++group) {
-    double needed = static_cast<double>(layout.common_bytes + layout.kv_bytes);
-    if (group == 0) needed += static_cast<double>(layout.embedding_bytes);
+    double needed = static_cast<double>(fixed_bytes(layout, group));
     for (const VirtualRank& rank : layout.virtual_ranks) {
       if (rank.group == group) needed += static_cast<double>(rank.weight_bytes);
     }
