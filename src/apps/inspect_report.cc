@@ -23,15 +23,23 @@ std::string_view router_name(model::RouterKind router) {
   return "unknown";
 }
 
+std::string attention_text(const model::ModelConfig& c) {
+  if (c.is_grouped()) {
+    return fmt::format("grouped, {} heads of {}, {} KV heads", c.n_heads, c.v_head_dim,
+                       c.n_kv_heads);
+  }
+  return fmt::format("MLA, {} heads of {}+{}, values of {}, latent {}, query {}", c.n_heads,
+                     c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, c.kv_lora_rank,
+                     c.q_lora_rank == 0 ? "full" : fmt::format("rank {}", c.q_lora_rank));
+}
+
 std::string shape_text(const model::ModelConfig& c) {
   std::string text;
   auto out = std::back_inserter(text);
   fmt::format_to(out, "  layers      {} ({} dense, {} with experts)\n", c.n_layers,
                  c.n_layers - c.n_moe_layers(), c.n_moe_layers());
   fmt::format_to(out, "  hidden      {}\n", c.hidden_size);
-  fmt::format_to(out, "  attention   MLA, {} heads of {}+{}, values of {}, latent {}, query {}\n",
-                 c.n_heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, c.kv_lora_rank,
-                 c.q_lora_rank == 0 ? "full" : fmt::format("rank {}", c.q_lora_rank));
+  fmt::format_to(out, "  attention   {}\n", attention_text(c));
   fmt::format_to(out, "  experts     {} of width {}, {} per token, {} shared\n", c.n_experts,
                  c.moe_intermediate_size, c.experts_per_token, c.n_shared_experts);
   fmt::format_to(out, "  router      {}, scale {}\n", router_name(c.router),

@@ -66,12 +66,12 @@ void add_synth_command(CLI::App& model, Program& program) {
   auto options = std::make_shared<SynthOptions>();  // shared: CLI11 copies the callback
   SynthRequest& request = options->request;
   command->add_option("--like", request.like, "family whose sizes to take")
-      ->check(CLI::IsMember({"kimi-k2", "deepseek-v3", "ember"}));
+      ->check(CLI::IsMember({"kimi-k2", "deepseek-v3", "qwen3-30b", "ember"}));
   command
       ->add_option("--preset", request.preset,
                    "a shape for benchmarks: m1 (DeepSeek-V2-Lite), m2 (3 Kimi K2 layers, 96 "
-                   "experts); other flags change it")
-      ->check(CLI::IsMember({"m1", "m2"}));
+                   "experts), m3 (24 Qwen3-30B layers); other flags change it")
+      ->check(CLI::IsMember({"m1", "m2", "m3"}));
   add_shape_options(*command, request);
   command
       ->add_option("--quant", request.quant,

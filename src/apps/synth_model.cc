@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+#include <vector>
+
 namespace conclave::apps {
 namespace {
 
@@ -93,6 +96,30 @@ ModelConfig deepseek_v2_lite_config() {
   return c;
 }
 
+// Qwen3-30B-A3B. docs/models.md 1.3.
+ModelConfig qwen3_30b_config() {
+  ModelConfig c;
+  c.architecture = "Qwen3MoeForCausalLM";
+  c.model_type = "qwen3_moe";
+  c.vocab_size = 151936;
+  c.hidden_size = 2048;
+  c.n_layers = 48;
+  c.intermediate_size = 6144;
+  c.moe_intermediate_size = 768;
+  c.n_experts = 128;
+  c.experts_per_token = 8;
+  c.router = RouterKind::kSoftmaxGreedy;
+  c.n_heads = 32;
+  c.n_kv_heads = 4;
+  c.qk_rope_head_dim = 128;
+  c.v_head_dim = 128;
+  c.rope_interleaved = false;
+  c.qk_norm = true;
+  c.rope.theta = 1e6;
+  c.max_positions = 40960;
+  return c;
+}
+
 ModelConfig ember_config() {
   ModelConfig c = mla_config();
   c.architecture = "DeepseekV3ForCausalLM";
@@ -129,8 +156,11 @@ Result<ModelConfig> preset_config(const std::string& preset) {
     c.n_layers = 3;
     c.n_dense_layers = 0;
     c.n_experts = 96;
+  } else if (preset == "m3") {
+    c = qwen3_30b_config();
+    c.n_layers = 24;
   } else {
-    return invalid_input(fmt::format("preset {}: choose m1 or m2", preset));
+    return invalid_input(fmt::format("preset {}: choose m1, m2 or m3", preset));
   }
   c.vocab_size = 8192;
   c.max_positions = 4096;
@@ -142,12 +172,15 @@ Result<ModelConfig> family_config(const SynthRequest& request) {
   if (request.like == "kimi-k2") return kimi_k2_config();
   if (request.like == "deepseek-v3") return deepseek_v3_config();
   if (request.like == "ember") return ember_config();
-  return invalid_input("which model? Give --like kimi-k2, deepseek-v3 or ember, or --preset");
+  if (request.like == "qwen3-30b") return qwen3_30b_config();
+  return invalid_input(
+      "which model? Give --like kimi-k2, deepseek-v3, qwen3-30b or ember, or --preset");
 }
 
 Result<SynthQuant> choose_quant(const std::string& name, const ModelConfig& config) {
   if (name == "official") {
-    return config.model_type == "deepseek_v3" ? SynthQuant::kFp8 : SynthQuant::kInt4;
+    if (config.model_type == "deepseek_v3") return SynthQuant::kFp8;
+    return config.is_grouped() ? SynthQuant::kBf16 : SynthQuant::kInt4;
   }
   if (name == "int4-g32") return SynthQuant::kInt4;
   if (name == "int8") return SynthQuant::kInt8Exact;
@@ -224,15 +257,48 @@ Json fp8_json() {
 // Through the shortest decimal text, so that 2.827f is written as 2.827.
 Json decimal(float value) { return Json::parse(fmt::format("{}", value)); }
 
-void add_router(const ModelConfig& c, Json& json) {
+void add_experts(const ModelConfig& c, Json& json) {
+  json["moe_intermediate_size"] = c.moe_intermediate_size;
+  json["num_experts_per_tok"] = c.experts_per_token;
+  json["norm_topk_prob"] = c.norm_topk_prob;
+  if (c.is_grouped()) {
+    json["num_experts"] = c.n_experts;
+    json["decoder_sparse_step"] = c.moe_layer_freq;
+    std::vector<std::size_t> dense(c.n_dense_layers);
+    std::iota(dense.begin(), dense.end(), std::size_t{0});
+    json["mlp_only_layers"] = dense;
+    return;
+  }
+  json["first_k_dense_replace"] = c.n_dense_layers;
+  json["n_routed_experts"] = c.n_experts;
+  json["n_shared_experts"] = c.n_shared_experts;
   const bool sigmoid = c.router == RouterKind::kSigmoidBiased;
   json["n_group"] = c.n_group;
   json["topk_group"] = c.topk_group;
   json["topk_method"] = sigmoid ? "noaux_tc" : "greedy";
   json["scoring_func"] = sigmoid ? "sigmoid" : "softmax";
-  json["norm_topk_prob"] = c.norm_topk_prob;
   json["routed_scaling_factor"] = decimal(c.routed_scaling_factor);
   json["moe_layer_freq"] = c.moe_layer_freq;
+}
+
+void add_attention(const ModelConfig& c, Json& json) {
+  json["num_attention_heads"] = c.n_heads;
+  json["num_key_value_heads"] = c.is_grouped() ? c.n_kv_heads : c.n_heads;
+  json["attention_bias"] = false;
+  json["attention_dropout"] = 0.0;
+  json["rope_theta"] = c.rope.theta;
+  json["rope_scaling"] = c.rope.yarn ? rope_json(c) : Json(nullptr);
+  if (c.is_grouped()) {
+    json["head_dim"] = c.v_head_dim;
+    json["sliding_window"] = nullptr;
+    json["use_sliding_window"] = false;
+    return;
+  }
+  json["q_lora_rank"] = c.q_lora_rank == 0 ? Json(nullptr) : Json(c.q_lora_rank);
+  json["kv_lora_rank"] = c.kv_lora_rank;
+  json["qk_nope_head_dim"] = c.qk_nope_head_dim;
+  json["qk_rope_head_dim"] = c.qk_rope_head_dim;
+  json["v_head_dim"] = c.v_head_dim;
 }
 
 }  // namespace
@@ -264,27 +330,12 @@ Json config_json(const SynthModel& model) {
   json["vocab_size"] = c.vocab_size;
   json["hidden_size"] = c.hidden_size;
   json["num_hidden_layers"] = c.n_layers;
-  json["first_k_dense_replace"] = c.n_dense_layers;
   json["intermediate_size"] = c.intermediate_size;
-  json["moe_intermediate_size"] = c.moe_intermediate_size;
-  json["n_routed_experts"] = c.n_experts;
-  json["n_shared_experts"] = c.n_shared_experts;
-  json["num_experts_per_tok"] = c.experts_per_token;
-  add_router(c, json);
-  json["num_attention_heads"] = c.n_heads;
-  json["num_key_value_heads"] = c.n_heads;
-  json["q_lora_rank"] = c.q_lora_rank == 0 ? Json(nullptr) : Json(c.q_lora_rank);
-  json["kv_lora_rank"] = c.kv_lora_rank;
-  json["qk_nope_head_dim"] = c.qk_nope_head_dim;
-  json["qk_rope_head_dim"] = c.qk_rope_head_dim;
-  json["v_head_dim"] = c.v_head_dim;
+  add_experts(c, json);
+  add_attention(c, json);
   json["hidden_act"] = "silu";
   json["rms_norm_eps"] = decimal(c.rms_norm_eps);
-  json["rope_theta"] = c.rope.theta;
-  json["rope_scaling"] = rope_json(c);
   json["max_position_embeddings"] = c.max_positions;
-  json["attention_bias"] = false;
-  json["attention_dropout"] = 0.0;
   json["tie_word_embeddings"] = false;
   json["num_nextn_predict_layers"] = 0;
   json["bos_token_id"] = first_special;

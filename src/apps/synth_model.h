@@ -21,8 +21,8 @@ enum class SynthQuant : std::uint8_t {
 };
 
 struct SynthRequest {
-  std::string like;    // "kimi-k2", "deepseek-v3", "ember"; empty with a preset
-  std::string preset;  // "m1", "m2" or empty
+  std::string like;    // "kimi-k2", "deepseek-v3", "qwen3-30b", "ember"; empty with a preset
+  std::string preset;  // "m1", "m2", "m3" or empty
   std::string quant = "official";
   std::optional<std::size_t> layers;
   std::optional<std::size_t> dense;  // layers without experts, from the first

@@ -104,8 +104,19 @@ class TableWriter {
   std::vector<SynthTensor> table_;
 };
 
+void add_grouped_attention(const model::ModelConfig& c, const std::string& attention,
+                           TableWriter& out) {
+  out.linear(attention + "q_proj", c.n_heads * c.qk_head_dim(), c.hidden_size);
+  out.linear(attention + "k_proj", c.n_kv_heads * c.qk_head_dim(), c.hidden_size);
+  out.linear(attention + "v_proj", c.n_kv_heads * c.v_head_dim, c.hidden_size);
+  out.norm(attention + "q_norm.weight", c.qk_head_dim());
+  out.norm(attention + "k_norm.weight", c.qk_head_dim());
+  out.linear(attention + "o_proj", c.hidden_size, c.n_heads * c.v_head_dim);
+}
+
 void add_attention(const model::ModelConfig& c, const std::string& layer, TableWriter& out) {
   const std::string attention = layer + "self_attn.";
+  if (c.is_grouped()) return add_grouped_attention(c, attention, out);
   const std::size_t q_rows = c.n_heads * c.qk_head_dim();
   if (c.q_lora_rank == 0) {
     out.linear(attention + "q_proj", q_rows, c.hidden_size);
@@ -132,6 +143,7 @@ void add_moe(const model::ModelConfig& c, const std::string& mlp, TableWriter& o
     out.expert(expert + "up_proj", c.moe_intermediate_size, c.hidden_size);
     out.expert(expert + "down_proj", c.hidden_size, c.moe_intermediate_size);
   }
+  if (c.n_shared_experts == 0) return;
   const std::string shared = mlp + "shared_experts.";
   out.linear(shared + "gate_proj", c.shared_intermediate_size(), c.hidden_size);
   out.linear(shared + "up_proj", c.shared_intermediate_size(), c.hidden_size);

@@ -48,20 +48,22 @@ inline SharedMemory memory_of(std::size_t bytes) {
 }
 
 // A filled arena of a slice.
-inline WeightArena slice_arena(const model::Slice& slice, const CpuOptions& options) {
-  WeightArena arena = memory_of(cpu_slice_bytes(ember(), slice, options));
+inline WeightArena slice_arena(const model::Slice& slice, const CpuOptions& options,
+                               const model::ModelSource& source = ember()) {
+  WeightArena arena = memory_of(cpu_slice_bytes(source, slice, options));
   ThreadPool pool(2);
-  LocalPackedSource from(ember(), pool);
-  const auto loaded = load_slice(ember(), slice, options, from, arena, {});
+  LocalPackedSource from(source, pool);
+  const auto loaded = load_slice(source, slice, options, from, arena, {});
   EXPECT_TRUE(loaded) << loaded.error().message;
   return arena;
 }
 
-inline WeightArena common_arena(bool embedding, const CpuOptions& options) {
-  WeightArena arena = memory_of(cpu_common_bytes(ember(), embedding, options));
+inline WeightArena common_arena(bool embedding, const CpuOptions& options,
+                               const model::ModelSource& source = ember()) {
+  WeightArena arena = memory_of(cpu_common_bytes(source, embedding, options));
   ThreadPool pool(2);
-  LocalPackedSource from(ember(), pool);
-  const auto loaded = load_common(ember(), embedding, options, from, arena, {});
+  LocalPackedSource from(source, pool);
+  const auto loaded = load_common(source, embedding, options, from, arena, {});
   EXPECT_TRUE(loaded) << loaded.error().message;
   return arena;
 }
@@ -81,19 +83,20 @@ inline CpuOptions with_limits(CpuOptions options) {
 
 // With the embedding if any of the slices has it.
 inline Node make_node(CpuOptions options, const std::vector<model::Slice>& slices,
-                      std::shared_ptr<const ExpertDivision> division = nullptr) {
+                      std::shared_ptr<const ExpertDivision> division = nullptr,
+                      const model::ModelSource& source = ember()) {
   options = with_limits(options);
   const bool embedding = std::ranges::any_of(slices, &model::Slice::embedding);
-  Node node{common_arena(embedding, options),
+  Node node{common_arena(embedding, options, source),
             {},
-            memory_of(cpu_kv_bytes(ember().config(), options.limits, options.exact)),
+            memory_of(cpu_kv_bytes(source.config(), options.limits, options.exact)),
             nullptr};
   CpuParts parts{node.common, embedding, {}, node.kv, std::move(division)};
   for (const model::Slice& slice : slices) {
-    node.arenas.push_back(std::make_unique<WeightArena>(slice_arena(slice, options)));
+    node.arenas.push_back(std::make_unique<WeightArena>(slice_arena(slice, options, source)));
     parts.slices.push_back({slice, *node.arenas.back()});
   }
-  auto backend = make_cpu_backend(ember(), parts, options);
+  auto backend = make_cpu_backend(source, parts, options);
   EXPECT_TRUE(backend) << backend.error().message;
   node.backend = std::move(*backend);
   return node;
@@ -101,11 +104,12 @@ inline Node make_node(CpuOptions options, const std::vector<model::Slice>& slice
 
 inline Node make_node(const CpuOptions& options) { return make_node(options, {whole_slice()}); }
 
-inline std::vector<TokenId> some_tokens(std::size_t n, std::uint32_t seed) {
+inline std::vector<TokenId> some_tokens(std::size_t n, std::uint32_t seed,
+                                        std::size_t vocab = 7000) {
   std::vector<TokenId> tokens(n);
   for (std::size_t i = 0; i < n; ++i) {
     tokens[i] =
-        TokenId{static_cast<std::uint32_t>((i * 2654435761u + std::size_t{seed} * 40503u) % 7000)};
+        TokenId{static_cast<std::uint32_t>((i * 2654435761u + std::size_t{seed} * 40503u) % vocab)};
   }
   return tokens;
 }
@@ -166,7 +170,7 @@ inline std::vector<float> run(std::span<Backend* const> ranks, const std::vector
   ranks[0]->embed(step);
   const std::vector<float> sent(ranks[0]->hidden().begin(), ranks[0]->hidden().end());
   for (Backend* rank : ranks.subspan(1)) rank->begin(step, sent);
-  for (std::size_t l = 0; l < ember().config().n_layers; ++l) {
+  for (std::size_t l = 0; l < ranks[0]->config().n_layers; ++l) {
     const LayerId layer{static_cast<std::uint16_t>(l)};
     for (Backend* rank : ranks) rank->attention(layer);
     exchange(ranks);

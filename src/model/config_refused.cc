@@ -27,15 +27,16 @@ Result<void> expect_per_layer(const Fields& fields, std::string_view field, std:
 
 }  // namespace
 
-Result<void> refuse_other_maths(const Fields& fields, const ModelConfig& config) {
+Result<void> refuse_other_maths(const Fields& fields, const Description& description) {
+  const ModelConfig& config = description.config;
   const std::vector<std::pair<std::string_view, json>> only_values = {
       {"hidden_act", "silu"},
-      {"attention_bias", false},
+      {"attention_bias", config.attention_bias},
       {"mlp_bias", false},
       {"use_sliding_window", false},
-      {"partial_rotary_factor", 1.0},
+      {"partial_rotary_factor", description.rope_defaults.rotary_share},
       {"qk_head_dim", config.qk_head_dim()},
-      {"mlp_only_layers", json::array()},
+      {"mlp_only_layers", config.dense_layers},
   };
   for (const auto& [field, value] : only_values) TRY(fields.expect_if_present(field, value));
 

@@ -6,7 +6,6 @@
 namespace conclave::model {
 namespace {
 
-constexpr double kDefaultTheta = 10000.0;  // of every class in transformers that we read
 constexpr NumberLimits kTheta{1.0 + 1e-6, 1e15};
 constexpr NumberLimits kFactor{1.0, 1e6};
 constexpr NumberLimits kBeta{1e-6, 1e6};
@@ -27,8 +26,8 @@ Result<std::string> read_type(const Fields& dict) {
   return dict.text("type");
 }
 
-Result<double> read_theta(const Fields& fields, const Fields* dict) {
-  const double outer = TRY(fields.number_or("rope_theta", kDefaultTheta, kTheta));
+Result<double> read_theta(const Fields& fields, const Fields* dict, double otherwise) {
+  const double outer = TRY(fields.number_or("rope_theta", otherwise, kTheta));
   if (dict == nullptr || dict->find("rope_theta") == nullptr) return outer;
   const double inner = TRY(dict->number("rope_theta", kTheta));
   if (fields.find("rope_theta") != nullptr && inner != outer) {
@@ -77,9 +76,9 @@ Result<RopeConfig> read_yarn(const Fields& dict, const Fields* config) {
 }
 
 // `config` is what the dict lies in, for rope_parameters; nullptr for rope_scaling.
-Result<RopeConfig> read_dict(const Fields& dict, const Fields* config) {
+Result<RopeConfig> read_dict(const Fields& dict, const Fields* config, double rotary_share) {
   const std::string type = TRY(read_type(dict));
-  TRY(dict.expect_if_present("partial_rotary_factor", 1.0));
+  TRY(dict.expect_if_present("partial_rotary_factor", rotary_share));
   if (type == "yarn") return read_yarn(dict, config);
   if (type == "default") {
     TRY(dict.expect_only(
@@ -92,21 +91,21 @@ Result<RopeConfig> read_dict(const Fields& dict, const Fields* config) {
 
 }  // namespace
 
-Result<RopeConfig> read_rope(const Fields& fields) {
+Result<RopeConfig> read_rope(const Fields& fields, const RopeDefaults& defaults) {
   const std::optional<Fields> scaling = TRY(fields.object("rope_scaling"));
   const std::optional<Fields> parameters = TRY(fields.object("rope_parameters"));
   RopeConfig rope;
-  if (scaling) rope = TRY(read_dict(*scaling, nullptr));
+  if (scaling) rope = TRY(read_dict(*scaling, nullptr, defaults.rotary_share));
   if (parameters) {
-    const RopeConfig newer = TRY(read_dict(*parameters, &fields));
+    const RopeConfig newer = TRY(read_dict(*parameters, &fields, defaults.rotary_share));
     if (scaling && newer != rope) {
       return fields.invalid("rope_parameters", "the same as rope_scaling");
     }
     rope = newer;
   }
-  rope.theta = TRY(read_theta(fields, scaling ? &*scaling : nullptr));
+  rope.theta = TRY(read_theta(fields, scaling ? &*scaling : nullptr, defaults.theta));
   if (parameters) {
-    const double newer = TRY(read_theta(fields, &*parameters));
+    const double newer = TRY(read_theta(fields, &*parameters, defaults.theta));
     const bool scaling_says = scaling && scaling->find("rope_theta") != nullptr;
     if (scaling_says && newer != rope.theta) {
       return parameters->invalid("rope_theta", "the same as in rope_scaling");

@@ -94,7 +94,7 @@ TEST(Config, DeepseekV2Routers) {
 
 TEST(Config, UnknownArchitecturesAreNamed) {
   for (const char* name : {"KimiK3ForConditionalGeneration", "LlamaForCausalLM",
-                           "DeepseekV32ForCausalLM", "Qwen3MoeForCausalLM"}) {
+                           "DeepseekV32ForCausalLM", "Qwen2MoeForCausalLM"}) {
     json config = tiny_config();
     config["architectures"] = {name};
     const auto parsed = parse(config);
@@ -103,7 +103,8 @@ TEST(Config, UnknownArchitecturesAreNamed) {
     EXPECT_EQ(parsed.error().message,
               std::string("config.json: architectures: [\"") + name +
                   "\"], expected one of DeepseekV2ForCausalLM DeepseekV3ForCausalLM "
-                  "KimiK25ForConditionalGeneration");
+                  "KimiK25ForConditionalGeneration Qwen3MoeForCausalLM MixtralForCausalLM "
+                  "Glm4MoeForCausalLM");
   }
   EXPECT_NE(error_with("model_type", "kimi_linear"), "parsed");
 }

@@ -1,6 +1,7 @@
 // What config.json says, with the parts that matter only to the loader.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -17,9 +18,18 @@ enum class QuantMethod : std::uint8_t {
   kFp8Block,   // e4m3, blocks of 128 x 128
 };
 
+// What a family says about rotation beyond the fields themselves.
+struct RopeDefaults {
+  double theta = 10000.0;     // where config.json says none
+  double rotary_share = 1.0;  // partial_rotary_factor, as the family has read it
+};
+
 struct Description {
   ModelConfig config;
-  std::string tensor_prefix;     // "language_model." or nothing
+  std::string tensor_prefix;           // "language_model." or nothing
+  std::string_view moe_block = "mlp";  // what holds router and experts, in a layer
+  std::array<std::string_view, 3> expert_modules = {"gate_proj", "up_proj", "down_proj"};
+  RopeDefaults rope_defaults;
   bool has_vision = false;       // vision_tower.*, mm_projector.* may be there
   bool tied_head = false;        // the head is the embedding; no lm_head.weight
   bool own_head_wins = false;    // nested configs: an lm_head that is there is used nonetheless
@@ -30,7 +40,7 @@ struct Description {
 Result<Description> parse_description(std::string_view json, std::string_view label);
 
 // `rope_theta`, `rope_scaling`, `rope_parameters`: both generations of transformers.
-Result<RopeConfig> read_rope(const Fields& fields);
+Result<RopeConfig> read_rope(const Fields& fields, const RopeDefaults& defaults = {});
 
 // One `quantization_config`, or kNone when there is none.
 Result<QuantMethod> read_quantization(const Fields& owner);
@@ -39,6 +49,6 @@ Result<QuantMethod> read_quantization(const Fields& owner);
 Result<void> check_router(const Fields& fields, const ModelConfig& config);
 
 // Fields that would change the result in a way this engine does not compute.
-Result<void> refuse_other_maths(const Fields& fields, const ModelConfig& config);
+Result<void> refuse_other_maths(const Fields& fields, const Description& description);
 
 }  // namespace conclave::model

@@ -10,6 +10,7 @@
 // Threads: immutable after open.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <filesystem>
@@ -30,7 +31,7 @@ using kernels::Range;
 
 enum class RouterKind : std::uint8_t {
   kSigmoidBiased,       // noaux_tc: sigmoid, selection bias, optional groups (V3, Kimi)
-  kSoftmaxGreedy,       // V2-Lite
+  kSoftmaxGreedy,       // V2-Lite, Qwen3, Mixtral
   kSoftmaxGroupLimited  // V2
 };
 
@@ -56,7 +57,9 @@ struct ModelConfig {
   std::size_t hidden_size = 0;
   std::size_t n_layers = 0;
   std::size_t n_dense_layers = 0;  // first_k_dense_replace
-  std::size_t moe_layer_freq = 1;
+  std::size_t moe_layer_freq = 1;  // decoder_sparse_step
+  std::size_t moe_layer_shift = 0;          // MoE where (layer + shift) % freq == 0
+  std::vector<std::uint16_t> dense_layers;  // mlp_only_layers: dense besides, ascending
   std::size_t intermediate_size = 0;
   std::size_t moe_intermediate_size = 0;
   std::size_t n_experts = 0;
@@ -68,12 +71,18 @@ struct ModelConfig {
   bool norm_topk_prob = true;
   float routed_scaling_factor = 1.0f;
   std::size_t n_heads = 0;
+  // Latent attention (MLA) keeps one latent for all heads. Grouped-query attention (GQA) has this
+  // many heads of keys and values; then qk_head_dim() = v_head_dim = head_dim, of which the rope
+  // part comes first, and the two ranks are 0.
+  std::size_t n_kv_heads = 0;   // 0: latent
   std::size_t q_lora_rank = 0;  // 0: one q_proj instead of q_a, q_b
   std::size_t kv_lora_rank = 0;
   std::size_t qk_nope_head_dim = 0;
   std::size_t qk_rope_head_dim = 0;
   std::size_t v_head_dim = 0;
   bool rope_interleaved = true;
+  bool qk_norm = false;         // RMSNorm of each head's query and key, before RoPE
+  bool attention_bias = false;  // of q, k and v
   float rms_norm_eps = 1e-6f;
   float inner_norm_eps = 1e-6f;  // q_a_layernorm, kv_a_layernorm: docs/models.md 2.1
   RopeConfig rope;
@@ -81,11 +90,16 @@ struct ModelConfig {
   std::vector<std::uint32_t> eos_token_ids;
 
   bool is_moe(LayerId layer) const {
-    return layer.value >= n_dense_layers && layer.value % moe_layer_freq == 0;
+    return layer.value >= n_dense_layers && (layer.value + moe_layer_shift) % moe_layer_freq == 0 &&
+           !std::ranges::binary_search(dense_layers, layer.value);
   }
+  bool is_grouped() const { return n_kv_heads > 0; }
   std::size_t n_moe_layers() const;
   std::size_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
-  std::size_t kv_width() const { return kv_lora_rank + qk_rope_head_dim; }  // cached per token
+  std::size_t kv_width() const {  // values cached per token and layer
+    return is_grouped() ? n_kv_heads * (qk_head_dim() + v_head_dim)
+                        : kv_lora_rank + qk_rope_head_dim;
+  }
   std::size_t shared_intermediate_size() const { return n_shared_experts * moe_intermediate_size; }
 };
 
@@ -108,6 +122,8 @@ enum class Weight : std::uint8_t {
   kQB,      // [heads * qk_head_dim, q_lora]
   kKvA,     // [kv_lora + rope, hidden]
   kKvB,     // [heads * (nope + v), kv_lora]
+  kK,       // [kv_heads * qk_head_dim, hidden], only grouped
+  kV,       // [kv_heads * v, hidden], only grouped
   kO,       // [hidden, heads * v]
   kRouter,  // [experts, hidden]
   // Dense layers: [intermediate, hidden] twice, [hidden, intermediate]
@@ -127,7 +143,8 @@ enum class Weight : std::uint8_t {
   kHead,
 };
 
-enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kFinal };
+// kQ and kK: of each head, [qk_head_dim]; only with qk_norm.
+enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kQ, kK, kFinal };
 
 // Stands for a whole range whose size the slice need not know.
 inline constexpr Range kAll{0, SIZE_MAX};
@@ -189,6 +206,8 @@ class ModelSource {
   kernels::SourceMatrix matrix(LayerId layer, Weight weight, ExpertId expert = {}) const;
   std::vector<float> norm(LayerId layer, Norm norm) const;  // layer ignored for kFinal
   std::vector<float> router_bias(LayerId layer) const;      // zeros when the model has none
+  // What is added to the product of a matrix, one value a row; empty when the model has none.
+  std::vector<float> bias(LayerId layer, Weight weight) const;
 
   // The files and the name behind a matrix, for errors: "x.safetensors:
   // model.layers.0.mlp.up_proj".
@@ -204,7 +223,7 @@ class ModelSource {
 
   std::uint64_t file_bytes() const;
   // A hash of config.json, the tensor table (names, shapes, types), the first 64 bytes of every
-  // tensor, all norms and router biases: changes when the checkpoint does, also between two
+  // tensor, all norms and biases: changes when the checkpoint does, also between two
   // trainings of one architecture.
   std::uint64_t fingerprint() const;
   std::vector<std::string> ignored_tensors() const;  // by the named list: MTP, vision, ...

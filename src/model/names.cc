@@ -9,24 +9,26 @@ namespace {
 
 constexpr std::string_view kLayers = "model.layers.";
 
-// By Weight; in an expert the part after its number.
+// By Weight; of a router and of experts what follows moe_block, or the expert's number.
 constexpr std::array<std::string_view, kWeights> kModules = {
     "self_attn.q_proj",
     "self_attn.q_a_proj",
     "self_attn.q_b_proj",
     "self_attn.kv_a_proj_with_mqa",
     "self_attn.kv_b_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
     "self_attn.o_proj",
-    "mlp.gate",
+    "gate",
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",
     "mlp.shared_experts.gate_proj",
     "mlp.shared_experts.up_proj",
     "mlp.shared_experts.down_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
+    "",  // the experts': Description::expert_modules
+    "",
+    "",
     "model.embed_tokens",
     "lm_head",
 };
@@ -34,6 +36,11 @@ constexpr std::array<std::string_view, kWeights> kModules = {
 std::string in_layer(const Description& description, LayerId layer, std::string_view rest) {
   return description.tensor_prefix + std::string(kLayers) + std::to_string(layer.value) + "." +
          std::string(rest);
+}
+
+std::string in_moe_block(const Description& description, LayerId layer, std::string_view rest) {
+  return in_layer(description, layer,
+                  std::string(description.moe_block) + "." + std::string(rest));
 }
 
 struct LayerName {
@@ -62,9 +69,13 @@ std::string linear_name(const Description& description, LayerId layer, Weight we
   if (weight == Weight::kEmbedding || weight == Weight::kHead) {
     return description.tensor_prefix + std::string(module);
   }
+  if (weight == Weight::kRouter) return in_moe_block(description, layer, module);
   if (weight < Weight::kExpertGate) return in_layer(description, layer, module);
-  return in_layer(description, layer,
-                  "mlp.experts." + std::to_string(expert.value) + "." + std::string(module));
+  const std::size_t part =
+      static_cast<std::size_t>(weight) - static_cast<std::size_t>(Weight::kExpertGate);
+  return in_moe_block(description, layer,
+                      "experts." + std::to_string(expert.value) + "." +
+                          std::string(description.expert_modules[part]));
 }
 
 std::string norm_name(const Description& description, LayerId layer, Norm norm) {
@@ -77,6 +88,10 @@ std::string norm_name(const Description& description, LayerId layer, Norm norm) 
       return in_layer(description, layer, "self_attn.q_a_layernorm.weight");
     case Norm::kKvA:
       return in_layer(description, layer, "self_attn.kv_a_layernorm.weight");
+    case Norm::kQ:
+      return in_layer(description, layer, "self_attn.q_norm.weight");
+    case Norm::kK:
+      return in_layer(description, layer, "self_attn.k_norm.weight");
     case Norm::kFinal:
       break;
   }
@@ -84,15 +99,19 @@ std::string norm_name(const Description& description, LayerId layer, Norm norm) 
 }
 
 std::string router_bias_name(const Description& description, LayerId layer) {
-  return in_layer(description, layer, "mlp.gate.e_score_correction_bias");
+  return linear_name(description, layer, Weight::kRouter) + ".e_score_correction_bias";
+}
+
+std::string bias_name(const Description& description, LayerId layer, Weight weight) {
+  return linear_name(description, layer, weight) + ".bias";
 }
 
 std::string fused_gate_up_name(const Description& description, LayerId layer) {
-  return in_layer(description, layer, "mlp.experts.gate_up_proj");
+  return in_moe_block(description, layer, "experts.gate_up_proj");
 }
 
 std::string fused_down_name(const Description& description, LayerId layer) {
-  return in_layer(description, layer, "mlp.experts.down_proj");
+  return in_moe_block(description, layer, "experts.down_proj");
 }
 
 bool is_ignored(const Description& description, std::string_view name) {

@@ -121,12 +121,14 @@ ModelReport report(const ModelConfig& config, const MatrixOf& matrix_of, VectorB
     for (std::size_t w = 0; w < kWeights; ++w) {
       const auto weight = static_cast<Weight>(w);
       if (!layer_has(config, layer, weight)) continue;
+      if (has_bias(config, weight)) n_norms += shape_of(config, weight).rows;
       const std::size_t count = is_expert(weight) ? config.n_experts : 1;
       for (std::size_t e = 0; e < count; ++e) {
         summer.add(weight, matrix_of(layer, weight, ExpertId{static_cast<std::uint16_t>(e)}));
       }
     }
-    for (const Norm norm : {Norm::kInput, Norm::kPostAttention, Norm::kQA, Norm::kKvA}) {
+    for (std::size_t n = 0; n < static_cast<std::size_t>(Norm::kFinal); ++n) {
+      const auto norm = static_cast<Norm>(n);
       if (layer_has(config, norm)) n_norms += norm_size(config, norm);
     }
     const bool has_bias = config.is_moe(layer) && config.router == RouterKind::kSigmoidBiased;

@@ -15,6 +15,10 @@ MatrixShape shape_of(const ModelConfig& config, Weight weight) {
       return {config.kv_width(), hidden};
     case Weight::kKvB:
       return {config.n_heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank};
+    case Weight::kK:
+      return {config.n_kv_heads * config.qk_head_dim(), hidden};
+    case Weight::kV:
+      return {config.n_kv_heads * config.v_head_dim, hidden};
     case Weight::kO:
       return {hidden, config.n_heads * config.v_head_dim};
     case Weight::kRouter:
@@ -44,6 +48,7 @@ MatrixShape shape_of(const ModelConfig& config, Weight weight) {
 std::size_t norm_size(const ModelConfig& config, Norm norm) {
   if (norm == Norm::kQA) return config.q_lora_rank;
   if (norm == Norm::kKvA) return config.kv_lora_rank;
+  if (norm == Norm::kQ || norm == Norm::kK) return config.qk_head_dim();
   return config.hidden_size;
 }
 
@@ -56,6 +61,10 @@ bool layer_has(const ModelConfig& config, LayerId layer, Weight weight) {
       return config.q_lora_rank != 0;
     case Weight::kKvA:
     case Weight::kKvB:
+      return !config.is_grouped();
+    case Weight::kK:
+    case Weight::kV:
+      return config.is_grouped();
     case Weight::kO:
       return true;
     case Weight::kGate:
@@ -75,7 +84,24 @@ bool layer_has(const ModelConfig& config, LayerId layer, Weight weight) {
 }
 
 bool layer_has(const ModelConfig& config, Norm norm) {
-  return norm != Norm::kFinal && (norm != Norm::kQA || config.q_lora_rank != 0);
+  switch (norm) {
+    case Norm::kQA:
+      return config.q_lora_rank != 0;
+    case Norm::kKvA:
+      return !config.is_grouped();
+    case Norm::kQ:
+    case Norm::kK:
+      return config.qk_norm;
+    case Norm::kFinal:
+      return false;
+    default:
+      return true;
+  }
+}
+
+bool has_bias(const ModelConfig& config, Weight weight) {
+  return config.attention_bias &&
+         (weight == Weight::kQ || weight == Weight::kK || weight == Weight::kV);
 }
 
 }  // namespace conclave::model

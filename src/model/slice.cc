@@ -111,10 +111,12 @@ MatrixSlice slice_of(const ModelConfig& config, const Slice& slice, Weight weigh
       return {{0, slice.embedding ? shape.rows : 0}, cols};
     case Weight::kQA:
     case Weight::kKvA:
+    case Weight::kK:
+    case Weight::kV:
     case Weight::kRouter:
       break;
   }
-  return {rows, cols};  // replicated: every rank routes, and caches the whole latent
+  return {rows, cols};  // replicated: every rank routes, and caches all keys and values
 }
 
 }  // namespace conclave::model

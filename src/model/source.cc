@@ -115,6 +115,12 @@ std::vector<float> ModelSource::router_bias(LayerId layer) const {
   return read_vector(*tensor).value();
 }
 
+std::vector<float> ModelSource::bias(LayerId layer, Weight weight) const {
+  CHECK(layer.value < config().n_layers && weight < Weight::kExpertGate);
+  const Tensor* tensor = state_->table.layers[layer.value].biases[static_cast<std::size_t>(weight)];
+  return tensor == nullptr ? std::vector<float>{} : read_vector(*tensor).value();
+}
+
 std::string ModelSource::label(LayerId layer, Weight weight, ExpertId expert) const {
   return label_of(state_->table.linear(layer, weight, expert));
 }
@@ -148,6 +154,8 @@ ModelReport inspect(const ModelSource& source, WeightsMode mode) {
   for (const LayerTable& layer : table.layers) {
     for (const Tensor* norm : layer.norms)
       vectors.norms += norm == nullptr ? 0 : norm->bytes.size();
+    for (const Tensor* bias : layer.biases)
+      vectors.norms += bias == nullptr ? 0 : bias->bytes.size();
     if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
   }
   const auto matrix_of = [&source](LayerId layer, Weight weight, ExpertId expert) {

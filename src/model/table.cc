@@ -67,6 +67,9 @@ class TableBuilder {
       if (!layer_has(config_, layer, weight)) continue;
       table.linears[i] = weight == Weight::kRouter ? TRY(take_plain(layer, weight))
                                                    : TRY(take_linear(layer, weight));
+      if (!has_bias(config_, weight)) continue;
+      table.biases[i] = TRY(take(bias_name(description_, layer, weight), kPlainTypes,
+                                 {shape_of(config_, weight).rows}));
     }
     for (std::size_t i = 0; i < table.norms.size(); ++i) {
       const auto norm = static_cast<Norm>(i);
@@ -270,6 +273,9 @@ std::vector<const Tensor*> TensorTable::vectors() const {
       if (norm != nullptr) found.push_back(norm);
     }
     if (layer.router_bias != nullptr) found.push_back(layer.router_bias);
+    for (const Tensor* bias : layer.biases) {
+      if (bias != nullptr) found.push_back(bias);
+    }
   }
   return found;
 }

@@ -24,6 +24,7 @@ struct LayerTable {
   std::vector<Linear> experts;  // [expert * 3 + weight - kExpertGate]
   std::array<const formats::Tensor*, static_cast<std::size_t>(Norm::kFinal)> norms{};
   const formats::Tensor* router_bias = nullptr;
+  std::array<const formats::Tensor*, static_cast<std::size_t>(Weight::kExpertGate)> biases{};
 };
 
 struct TensorTable {
@@ -35,7 +36,7 @@ struct TensorTable {
   std::vector<std::string> ignored;
 
   const Linear& linear(LayerId layer, Weight weight, ExpertId expert) const;
-  // Norms and router biases: what is read at open anyway. The final norm, then layer by layer.
+  // Norms and biases: what is read at open anyway. The final norm, then layer by layer.
   std::vector<const formats::Tensor*> vectors() const;
 };
 

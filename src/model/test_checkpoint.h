@@ -39,6 +39,21 @@ inline nlohmann::json tiny_config() {
   })");
 }
 
+// The same with grouped attention: 4 heads of 32, 2 KV heads, norms and biases, half rotated.
+inline nlohmann::json tiny_grouped_config() {
+  return nlohmann::json::parse(R"({
+    "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe",
+    "vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "first_k_dense_replace": 1,
+    "intermediate_size": 96, "moe_intermediate_size": 32, "n_routed_experts": 4,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "norm_topk_prob": true, "routed_scaling_factor": 2.5, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "use_qk_norm": true, "attention_bias": true,
+    "partial_rotary_factor": 0.5, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "rope_theta": 50000.0, "max_position_embeddings": 4096, "tie_word_embeddings": false,
+    "eos_token_id": 5
+  })");
+}
+
 inline nlohmann::json int4_quantization() {
   return nlohmann::json::parse(R"({
     "quant_method": "compressed-tensors", "format": "pack-quantized",
@@ -57,10 +72,10 @@ inline nlohmann::json fp8_quantization() {
 
 class TestCheckpoint {
  public:
-  enum class Kind { kBf16, kInt4Experts, kFp8, kFused };
+  enum class Kind { kBf16, kInt4Experts, kFp8, kFused, kGrouped };
 
   explicit TestCheckpoint(Kind kind, const std::string& prefix = "") : kind_(kind) {
-    config = tiny_config();
+    config = kind == Kind::kGrouped ? tiny_grouped_config() : tiny_config();
     if (kind == Kind::kInt4Experts) config["quantization_config"] = int4_quantization();
     if (kind == Kind::kFp8) config["quantization_config"] = fp8_quantization();
     plain(prefix + "model.embed_tokens.weight", {64, 64});
@@ -157,27 +172,46 @@ class TestCheckpoint {
   void add_layer(const std::string& at, bool moe) {
     plain(at + "input_layernorm.weight", {64});
     plain(at + "post_attention_layernorm.weight", {64});
-    linear(at + "self_attn.q_a_proj", 32, 64);
-    plain(at + "self_attn.q_a_layernorm.weight", {32});
-    linear(at + "self_attn.q_b_proj", 48, 32);
-    linear(at + "self_attn.kv_a_proj_with_mqa", 56, 64);
-    plain(at + "self_attn.kv_a_layernorm.weight", {48});
-    linear(at + "self_attn.kv_b_proj", 96, 48);
-    linear(at + "self_attn.o_proj", 64, 64);
+    if (kind_ == Kind::kGrouped) {
+      add_grouped_attention(at + "self_attn.");
+    } else {
+      add_latent_attention(at + "self_attn.");
+    }
     if (!moe) return add_ffn(at + "mlp.", 96);
-    plain(at + "mlp.gate.weight", {4, 64});
-    tensors.push_back({at + "mlp.gate.e_score_correction_bias",
+    add_moe(at + "mlp.");
+  }
+  void add_grouped_attention(const std::string& at) {
+    for (const char* part : {"q", "k", "v"}) {
+      const std::size_t rows = part == std::string("q") ? 128 : 64;
+      linear(at + part + "_proj", rows, 64);
+      plain(at + part + "_proj.bias", {rows});
+      if (part != std::string("v")) plain(at + part + "_norm.weight", {32});
+    }
+    linear(at + "o_proj", 64, 128);
+  }
+  void add_latent_attention(const std::string& at) {
+    linear(at + "q_a_proj", 32, 64);
+    plain(at + "q_a_layernorm.weight", {32});
+    linear(at + "q_b_proj", 48, 32);
+    linear(at + "kv_a_proj_with_mqa", 56, 64);
+    plain(at + "kv_a_layernorm.weight", {48});
+    linear(at + "kv_b_proj", 96, 48);
+    linear(at + "o_proj", 64, 64);
+  }
+  void add_moe(const std::string& at) {
+    plain(at + "gate.weight", {4, 64});
+    tensors.push_back({at + "gate.e_score_correction_bias",
                        "F32",
                        {4},
                        f32(0.5f) + f32(1.0f) + f32(-1.0f) + f32(0.0f)});
-    add_ffn(at + "mlp.shared_experts.", 32);
+    add_ffn(at + "shared_experts.", 32);
     if (kind_ == Kind::kFused) {
-      plain(at + "mlp.experts.gate_up_proj", {4, 64, 64});
-      plain(at + "mlp.experts.down_proj", {4, 64, 32});
+      plain(at + "experts.gate_up_proj", {4, 64, 64});
+      plain(at + "experts.down_proj", {4, 64, 32});
       return;
     }
     for (int e = 0; e < 4; ++e) {
-      const std::string name = at + "mlp.experts." + std::to_string(e) + ".";
+      const std::string name = at + "experts." + std::to_string(e) + ".";
       expert(name + "gate_proj", 32, 64);
       expert(name + "up_proj", 32, 64);
       expert(name + "down_proj", 64, 32);

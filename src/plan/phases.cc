@@ -124,7 +124,8 @@ double kv_share(const Architecture& a, std::size_t n_heads) {
 }
 
 double kv_share_held(const Architecture& a, std::size_t n_heads) {
-  if (a.attention == AttentionKind::kMla || n_heads == 0) return kv_share(a, n_heads);
+  if (n_heads == 0) return 0.0;
+  if (!splits_kv_heads(a)) return 1.0;
   const std::size_t heads_per_kv = a.n_heads / a.n_kv_heads;
   // Ranks with whole groups of heads come first in head order, so that theirs are aligned; others
   // may begin and end within a group.
@@ -137,7 +138,7 @@ namespace {
 
 double attention_share_with(const Architecture& a, std::size_t n_heads, double kv) {
   const double heads = ratio(n_heads, a.n_heads);
-  if (a.attention == AttentionKind::kMla) return heads;
+  if (!splits_kv_heads(a)) return heads;
   const double kv_weights = as_double(a.n_kv_heads);  // k and v
   const double q_weights = as_double(a.n_heads);      // q and o
   return (q_weights * heads + kv_weights * kv) / (q_weights + kv_weights);

@@ -97,7 +97,7 @@ class SlicePlacer {
   }
   // Memory of so many heads, wherever among the KV heads they begin, and their part of the cache.
   double head_bytes(std::size_t n_heads) const {
-    if (a_.attention == AttentionKind::kMla) {
+    if (!splits_kv_heads(a_)) {
       return kept_bytes(cluster_, Part::kAttention) * ratio(n_heads, a_.n_heads);
     }
     // One more than the worst of fewer heads, so that more heads never count less.
@@ -274,7 +274,7 @@ class SlicePlacer {
 
 SliceBytes slice_bytes(const Cluster& cluster, const Placement& placement) {
   const bool whole_cache =
-      placement.attention_replicated || cluster.model.architecture.attention == AttentionKind::kMla;
+      placement.attention_replicated || !splits_kv_heads(cluster.model.architecture);
   SliceBytes bytes;
   bytes.replicated =
       kept_bytes(cluster, Part::kAttentionSmall) + kept_bytes(cluster, Part::kRouter);

@@ -14,12 +14,19 @@ namespace {
 
 constexpr std::size_t kSizeMax = 100'000'000;  // beyond any model's width, layers or vocabulary
 
+// Elements that one token leaves in one layer's cache.
+double kv_elements(const Architecture& a) {
+  if (a.attention == AttentionKind::kGqa) return 2.0 * as_double(a.n_kv_heads * a.head_dim);
+  return as_double(a.kv_lora_rank + a.qk_rope_head_dim);
+}
+
 double attention_parameters(const Architecture& a) {
   const double hidden = as_double(a.hidden_size);
   const double heads = as_double(a.n_heads);
   if (a.attention == AttentionKind::kGqa) {
     const double head_dim = as_double(a.head_dim);
-    return 2.0 * hidden * heads * head_dim + 2.0 * hidden * as_double(a.n_kv_heads) * head_dim;
+    const double kv_heads = splits_kv_heads(a) ? as_double(a.n_kv_heads) : 0.0;
+    return 2.0 * hidden * (heads + kv_heads) * head_dim;
   }
   const double q_in = as_double(a.q_lora_rank != 0 ? a.q_lora_rank : a.hidden_size);
   const double q_dim = as_double(a.qk_nope_head_dim + a.qk_rope_head_dim);
@@ -29,14 +36,10 @@ double attention_parameters(const Architecture& a) {
 }
 
 double small_attention_parameters(const Architecture& a) {
-  if (a.attention == AttentionKind::kGqa) return 0.0;
+  if (a.attention == AttentionKind::kGqa) {
+    return splits_kv_heads(a) ? 0.0 : as_double(a.hidden_size) * kv_elements(a);
+  }
   return as_double(a.hidden_size) * as_double(a.q_lora_rank + a.kv_lora_rank + a.qk_rope_head_dim);
-}
-
-// Elements that one token leaves in one layer's cache.
-double kv_elements(const Architecture& a) {
-  if (a.attention == AttentionKind::kGqa) return 2.0 * as_double(a.n_kv_heads * a.head_dim);
-  return as_double(a.kv_lora_rank + a.qk_rope_head_dim);
 }
 
 // Keys that one new token looks at, summed over layers.
@@ -104,7 +107,7 @@ std::string_view name_of(Part part) {
 Architecture architecture_of(const model::ModelConfig& config, std::string name) {
   Architecture a;
   a.name = std::move(name);
-  a.attention = AttentionKind::kMla;
+  a.attention = config.is_grouped() ? AttentionKind::kGqa : AttentionKind::kMla;
   a.n_layers = config.n_layers;
   a.n_dense_layers = config.n_layers - config.n_moe_layers();
   a.hidden_size = config.hidden_size;
@@ -115,6 +118,9 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
   a.qk_nope_head_dim = config.qk_nope_head_dim;
   a.qk_rope_head_dim = config.qk_rope_head_dim;
   a.v_head_dim = config.v_head_dim;
+  a.n_kv_heads = config.n_kv_heads;
+  a.splits_kv_heads = false;  // backend/cpu/grouped_attention.h
+  a.head_dim = config.is_grouped() ? config.qk_head_dim() : 0;
   a.n_experts = config.n_experts;
   a.experts_per_token = config.experts_per_token;
   a.n_shared_experts = config.n_shared_experts;
@@ -122,6 +128,10 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
   a.shared_intermediate_size = config.shared_intermediate_size();
   a.intermediate_size = config.intermediate_size;
   return a;
+}
+
+bool splits_kv_heads(const Architecture& a) {
+  return a.attention == AttentionKind::kGqa && a.splits_kv_heads;
 }
 
 Result<void> check(const Architecture& a) {

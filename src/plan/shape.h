@@ -19,8 +19,8 @@ std::string_view name_of(Format format);  // "int4"
 
 // The parts of a model that differ in how ranks share them. docs/perf-model.md 2.
 enum class Part : std::uint8_t {
-  kAttention,       // split by heads: q_b (or q), kv_b, o; GQA: q and o, k and v by KV head
-  kAttentionSmall,  // every rank holds it whole: q_a, kv_a
+  kAttention,       // split by heads: q_b (or q), kv_b, o; GQA: q and o, k and v where by KV head
+  kAttentionSmall,  // every rank holds it whole: q_a, kv_a; GQA: k and v where not by KV head
   kRouter,          // every rank that routes holds it whole
   kShared,          // shared experts, split by columns
   kRouted,          // routed experts
@@ -50,6 +50,7 @@ struct Architecture {
   std::size_t v_head_dim = 0;
   // GQA
   std::size_t n_kv_heads = 0;
+  bool splits_kv_heads = true;  // a rank makes and keeps only those of its query heads; else all
   std::size_t head_dim = 0;
   std::size_t sliding_window = 0;    // tokens; 0: none
   std::size_t n_sliding_layers = 0;  // layers that see only the window
@@ -66,6 +67,8 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
 // Errors: a size that is missing, zero or beyond what any model has; more experts per token than
 // experts; no experts at all.
 Result<void> check(const Architecture& architecture);
+// Whether KV heads are divided among ranks: what else than heads divides attention.
+bool splits_kv_heads(const Architecture& architecture);
 
 // Bytes per parameter of each part, scales and biases included.
 struct PartFormat {

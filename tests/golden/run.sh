@@ -44,7 +44,7 @@ for part in "${parts[@]}"; do
       "$python" "$reference/test_reference.py" || failed=1
       ;;
     toys)
-      make_once make_toys.py "$build/toys" --later
+      make_once make_toys.py "$build/toys"
       "$python" "$reference/check_toys.py" --conclave "$conclave" --toys "$build/toys" || failed=1
       ;;
     broken)

@@ -48,6 +48,9 @@ class Checkpoint:
 
     def expert(self, layer: int, expert: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns gate [I, H], up [I, H] and down [H, I] of one routed expert."""
+        mixtral = f"model.layers.{layer}.block_sparse_moe.experts.{expert}."
+        if mixtral + "w1.weight" in self._tensors:
+            return tuple(self.matrix(mixtral + part) for part in ("w1", "w3", "w2"))
         prefix = f"model.layers.{layer}.mlp.experts."
         if prefix + "gate_up_proj" in self._tensors:
             gate, up = np.split(self._slice(prefix + "gate_up_proj", expert), 2)

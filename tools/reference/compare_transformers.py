@@ -1,4 +1,4 @@
-"""Compares checkpoints with transformers' own DeepSeek modules: a second, foreign oracle.
+"""Compares checkpoints with transformers' own modules: a second, foreign oracle.
 
 Usage: python3 compare_transformers.py FOLDER... [--device cuda]
        python3 compare_transformers.py FOLDER --ids IDS.json --logits-json SAVED.json
@@ -33,7 +33,9 @@ from model import mean_nll
 ERROR_MAX = 1e-4
 GOLDEN_ERROR_MAX = 1e-3
 NLL_ERROR_MAX = 1e-4
-EXPERT = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(?:(\d+)\.)?(\w+?)(?:\.weight)?")
+EXPERT = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\."
+                    r"(?:(\d+)\.)?(\w+?)(?:\.weight)?")
+EXPERT_PARTS = {"gate_proj": 0, "up_proj": 1, "down_proj": 2, "w1": 0, "w3": 1, "w2": 2}
 # What transformers 4 computes otherwise than the published models; version 5 agrees.
 V4_DIFFERENCES = {
     "deepseek_v3_group_mask": "it masks losing groups with 0 instead of minus infinity",
@@ -61,22 +63,23 @@ def hf_fields(folder: pathlib.Path) -> dict[str, Any]:
 def hf_classes(folder: pathlib.Path) -> tuple[type, type]:
     """Returns the config and the model class of a folder."""
     config = json.loads((folder / "config.json").read_text())
-    if config["model_type"] == "deepseek_v2":
-        return transformers.DeepseekV2Config, transformers.DeepseekV2ForCausalLM
-    return transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM
+    name = {"deepseek_v2": "DeepseekV2", "qwen3_moe": "Qwen3Moe", "mixtral": "Mixtral",
+            "glm4_moe": "Glm4Moe"}.get(config["model_type"], "DeepseekV3")
+    return getattr(transformers, name + "Config"), getattr(transformers, name + "ForCausalLM")
 
 
 def parameter(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> np.ndarray:
     """Returns the float64 values of one entry of the module's state."""
     match = EXPERT.fullmatch(name)
     if match is None:
-        if name.endswith("e_score_correction_bias"):
+        if name.endswith("bias"):
             return checkpoint.values(name)
+        if name.endswith(".mlp.gate.weight") and not checkpoint.has(name):
+            name = name.replace(".mlp.", ".block_sparse_moe.")  # transformers 5 renames Mixtral's
         return checkpoint.matrix(name.removesuffix(".weight"))
     layer, expert, part = int(match[1]), match[2], match[3]
     if expert is not None:
-        order = ("gate_proj", "up_proj", "down_proj")
-        return checkpoint.expert(layer, int(expert))[order.index(part)]
+        return checkpoint.expert(layer, int(expert))[EXPERT_PARTS[part]]
     experts = [checkpoint.expert(layer, index) for index in range(shape[0])]
     if part == "gate_up_proj":
         return np.stack([np.concatenate([gate, up]) for gate, up, _ in experts])

@@ -1,6 +1,6 @@
 """Writes small random checkpoints in the official layout, each with its expected results.
 
-Usage: python3 make_toys.py OUT_DIR [--later] [--only NAME]
+Usage: python3 make_toys.py OUT_DIR [--only NAME]
 
 Every folder holds config.json, the weights, and from the float64 reference:
   expected.json   {"ids", "logits": file name, "experts" [position][MoE layer][k], "nll"}
@@ -75,12 +75,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--later", action="store_true", help="DeepSeek-V2 and Moonlight too")
     parser.add_argument("--only", help="one toy by name")
     arguments = parser.parse_args()
     for spec in all_specs():
-        wanted = arguments.later or not spec.later
-        if spec.name == arguments.only if arguments.only else wanted:
+        if arguments.only in (None, spec.name):
             make_toy(spec, arguments.out)
 
 

@@ -1,4 +1,4 @@
-"""Forward pass of DeepSeek-V2/V3 and Kimi K2 in plain float64 NumPy.
+"""Forward pass of every family in plain float64 NumPy.
 
 This is the oracle for the C++ engine: written from the published mathematics, slow, without any
 cache, batching or rounding. Matrices are [out, in]; activations are [positions, features].
@@ -114,13 +114,24 @@ def softmax_scale(config: ModelConfig) -> float:
 
 
 def rotate(x: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Rotates [positions, ..., qk_rope]: pairs are neighbours (2j, 2j+1)."""
+    """Rotates [positions, ..., qk_rope]: pairs are neighbours (2j, 2j+1), with grouped attention
+    (j, j + qk_rope/2)."""
     angles = np.arange(x.shape[0])[:, None] * rope_frequencies(config)
     angles = angles.reshape(x.shape[0], *([1] * (x.ndim - 2)), -1)
     cos, sin = np.cos(angles), np.sin(angles)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    rotated = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    if config.kv_heads:
+        first, second = np.split(x, 2, axis=-1)
+        rotated = np.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    else:
+        even, odd = x[..., 0::2], x[..., 1::2]
+        rotated = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return rotated.reshape(x.shape) * rope_multiplier(config.yarn)
+
+
+def causal_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """Attention of one head: [positions, features] each."""
+    future = np.triu(np.full((len(q), len(q)), -np.inf), k=1)
+    return softmax(q @ k.T * scale + future) @ v
 
 
 # --- Router ---
@@ -199,7 +210,8 @@ class Model:
         hidden = self.weights.values("model.embed_tokens.weight")[np.asarray(ids)]
         routings = []
         for layer in range(config.layers):
-            hidden = hidden + self._attention(layer, self._norm(layer, "input_layernorm", hidden))
+            attention = self._grouped if config.kv_heads else self._latent
+            hidden = hidden + attention(layer, self._norm(layer, "input_layernorm", hidden))
             x = self._norm(layer, "post_attention_layernorm", hidden)
             if config.is_moe(layer):
                 out, routing = self._moe(layer, x)
@@ -226,7 +238,33 @@ class Model:
             q = low @ self.weights.matrix(prefix + "q_b_proj").T
         return q.reshape(len(x), self.config.heads, -1)
 
-    def _attention(self, layer: int, x: np.ndarray) -> np.ndarray:
+    def _heads(self, layer: int, part: str, x: np.ndarray) -> np.ndarray:
+        """Returns grouped attention's queries, keys or values [positions, heads, head]: with their
+        bias, and queries and keys normalised and rotated."""
+        config = self.config
+        name = f"model.layers.{layer}.self_attn.{part}"
+        out = x @ self.weights.matrix(name + "_proj").T
+        if config.attention_bias:
+            out = out + self.weights.values(name + "_proj.bias")
+        out = out.reshape(len(x), -1, config.v_head)
+        if part == "v":
+            return out
+        if config.qk_norm:
+            out = rms_norm(out, self.weights.values(name + "_norm.weight"), config.norm_eps)
+        rotated = rotate(out[..., :config.qk_rope], config)
+        return np.concatenate([rotated, out[..., config.qk_rope:]], axis=-1)
+
+    def _grouped(self, layer: int, x: np.ndarray) -> np.ndarray:
+        """Grouped-query attention."""
+        config = self.config
+        q, k, v = (self._heads(layer, part, x) for part in ("q", "k", "v"))
+        per_group = config.heads // config.kv_heads
+        heads = [causal_attention(q[:, head], k[:, head // per_group], v[:, head // per_group],
+                                  softmax_scale(config)) for head in range(config.heads)]
+        out = self.weights.matrix(f"model.layers.{layer}.self_attn.o_proj")
+        return np.concatenate(heads, axis=1) @ out.T
+
+    def _latent(self, layer: int, x: np.ndarray) -> np.ndarray:
         """Naive MLA: every key and value is decompressed."""
         config = self.config
         prefix = f"model.layers.{layer}.self_attn."
@@ -239,11 +277,11 @@ class Model:
         kv = (c @ self.weights.matrix(prefix + "kv_b_proj").T).reshape(len(x), config.heads, -1)
         k_nope, v = kv[..., :config.qk_nope], kv[..., config.qk_nope:]
 
-        future = np.triu(np.full((len(x), len(x)), -np.inf), k=1)
         heads = []
         for head in range(config.heads):
-            scores = q_nope[:, head] @ k_nope[:, head].T + q_rope[:, head] @ k_rope.T
-            heads.append(softmax(scores * softmax_scale(config) + future) @ v[:, head])
+            query = np.concatenate([q_nope[:, head], q_rope[:, head]], axis=1)
+            key = np.concatenate([k_nope[:, head], k_rope], axis=1)
+            heads.append(causal_attention(query, key, v[:, head], softmax_scale(config)))
         return np.concatenate(heads, axis=1) @ self.weights.matrix(prefix + "o_proj").T
 
     def _mlp(self, prefix: str, x: np.ndarray) -> np.ndarray:
@@ -253,7 +291,7 @@ class Model:
 
     def _moe(self, layer: int, x: np.ndarray) -> tuple[np.ndarray, Routing]:
         """Routed experts plus the shared ones, which carry no weight."""
-        prefix = f"model.layers.{layer}.mlp."
+        prefix = f"model.layers.{layer}.{self.config.moe_block}."
         bias_name = prefix + "gate.e_score_correction_bias"
         bias = self.weights.values(bias_name) if self.weights.has(bias_name) else None
         routing = route(self.config, x @ self.weights.values(prefix + "gate.weight").T, bias)

@@ -25,7 +25,6 @@ class ToySpec:
     inv_freq: bool = False  # Stored rotary tables, to be ignored.
     scales_apart: bool = False  # FP8 scales in another shard than their matrices.
     bias_mean: float = 0.0  # Centre of the router's selection bias.
-    later: bool = False  # A family beyond DeepSeek-V3 and Kimi K2.
 
 
 def yarn(factor: float, theta_spelling: str = "type", **changes: Any) -> dict[str, Any]:
@@ -107,8 +106,8 @@ def deepseek_specs() -> list[ToySpec]:
     ]
 
 
-def later_specs() -> list[ToySpec]:
-    """Relatives that share the forward pass: no query compression, softmax routers."""
+def relative_specs() -> list[ToySpec]:
+    """Relatives of V3: no query compression, softmax routers."""
     v2 = {"architectures": ["DeepseekV2ForCausalLM"], "scoring_func": "softmax",
           "norm_topk_prob": False, "n_shared_experts": 2,
           "rope_scaling": yarn(40, mscale=0.707, mscale_all_dim=0.707)}
@@ -119,15 +118,83 @@ def later_specs() -> list[ToySpec]:
     large = fields("deepseek_v2", topk_method="group_limited_greedy", n_routed_experts=16,
                    num_experts_per_tok=3, n_group=4, topk_group=2, routed_scaling_factor=16.0, **v2)
     return [
-        ToySpec("moonlight", "BF16", moonlight, later=True),
-        ToySpec("deepseek_v2_lite", "BF16", lite, later=True),
-        ToySpec("deepseek_v2", "BF16", large, later=True),
+        ToySpec("moonlight", "BF16", moonlight),
+        ToySpec("deepseek_v2_lite", "BF16", lite),
+        ToySpec("deepseek_v2", "BF16", large),
+    ]
+
+
+def grouped_fields(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
+    """Returns the config.json of a family with grouped-query attention."""
+    base: dict[str, Any] = {
+        "architectures": [architecture], "model_type": model_type, "vocab_size": 320,
+        "hidden_size": 96, "num_hidden_layers": 3, "intermediate_size": 160,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32,
+        "num_experts_per_tok": 2, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "rope_scaling": None, "max_position_embeddings": 4096,
+        "attention_dropout": 0.0, "attention_bias": False, "tie_word_embeddings": False,
+        "initializer_range": 0.02, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+        "torch_dtype": "bfloat16", "use_cache": True,
+    }
+    base.update(changes)
+    return {key: value for key, value in base.items() if value is not ...}
+
+
+def qwen3_specs() -> list[ToySpec]:
+    """Qwen3-MoE: as published; with dense layers between, YaRN and fused experts."""
+    common = {"num_experts": 8, "moe_intermediate_size": 64, "norm_topk_prob": True,
+              "sliding_window": None, "use_sliding_window": False, "max_window_layers": 3,
+              "router_aux_loss_coef": 0.001, "output_router_logits": False}
+    stretched = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    return [
+        ToySpec("qwen3_moe", "BF16",
+                grouped_fields("Qwen3MoeForCausalLM", "qwen3_moe", decoder_sparse_step=1,
+                               mlp_only_layers=[], **common)),
+        ToySpec("qwen3_moe_mixed", "F32",
+                grouped_fields("Qwen3MoeForCausalLM", "qwen3_moe", num_hidden_layers=5,
+                               decoder_sparse_step=2, mlp_only_layers=[1], num_attention_heads=4,
+                               num_key_value_heads=4, rope_scaling=stretched,
+                               torch_dtype="float32", **{**common, "norm_topk_prob": False}),
+                experts="FUSED", shards=1),
+        ToySpec("qwen3_moe_fp8", "FP8",
+                grouped_fields("Qwen3MoeForCausalLM", "qwen3_moe", hidden_size=144,
+                               decoder_sparse_step=1, mlp_only_layers=[], **common)),
+    ]
+
+
+def mixtral_specs() -> list[ToySpec]:
+    """Mixtral, whose config.json may leave head_dim to be derived."""
+    return [ToySpec("mixtral", "BF16",
+                    grouped_fields("MixtralForCausalLM", "mixtral", hidden_size=128, head_dim=...,
+                                   num_attention_heads=4, num_key_value_heads=1,
+                                   attention_bias=..., num_local_experts=4, intermediate_size=96,
+                                   rms_norm_eps=1e-5, sliding_window=None,
+                                   output_router_logits=False, router_aux_loss_coef=0.02))]
+
+
+def glm_specs() -> list[ToySpec]:
+    """GLM-4.5 with and GLM-4.5-Air without norms of queries and keys, in both spellings."""
+    common = {"n_routed_experts": 8, "n_shared_experts": 1, "moe_intermediate_size": 64,
+              "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+              "attention_bias": True, "rms_norm_eps": 1e-5}
+    v5 = {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0,
+                              "partial_rotary_factor": 0.5},
+          "rope_theta": ..., "rope_scaling": ...}
+    return [
+        ToySpec("glm4_moe", "BF16",
+                grouped_fields("Glm4MoeForCausalLM", "glm4_moe", use_qk_norm=True,
+                               partial_rotary_factor=0.5, routed_scaling_factor=2.5,
+                               num_nextn_predict_layers=1, **common), mtp=True),
+        ToySpec("glm4_moe_air", "BF16",
+                grouped_fields("Glm4MoeForCausalLM", "glm4_moe", use_qk_norm=False,
+                               routed_scaling_factor=1.0, **common, **v5)),
     ]
 
 
 def all_specs() -> list[ToySpec]:
-    """Every toy, the later families last."""
-    return kimi_specs() + deepseek_specs() + later_specs()
+    """Every toy."""
+    return (kimi_specs() + deepseek_specs() + relative_specs() + qwen3_specs() + mixtral_specs()
+            + glm_specs())
 
 
 def int4_block() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from model_config import parse_config
 from number_formats import quantize_fp8, quantize_int4
 from safetensors_io import Tensor, bf16, native
 from toy_specs import ToySpec
@@ -26,6 +27,7 @@ class ToyBuilder:
         self.tensors: dict[str, Tensor] = {}
         self._spec = spec
         self._fields: dict[str, Any] = spec.fields
+        self._config = parse_config(spec.fields)
         self._rng = np.random.default_rng(seed)
         self._float_dtype = "BF16" if spec.linears == "FP8" else spec.linears
 
@@ -81,14 +83,27 @@ class ToyBuilder:
         prefix = f"model.layers.{layer}."
         hidden = self._fields["hidden_size"]
         self._norm(prefix + "input_layernorm", hidden)
-        self._attention(prefix + "self_attn.")
+        attention = self._grouped if self._config.kv_heads else self._latent
+        attention(prefix + "self_attn.")
         self._norm(prefix + "post_attention_layernorm", hidden)
-        if layer < self._fields["first_k_dense_replace"]:
+        if layer < self._config.layers and not self._config.is_moe(layer):
             self._mlp(prefix + "mlp", self._fields["intermediate_size"])
         else:
-            self._moe(prefix + "mlp.")
+            self._moe(f"{prefix}{self._config.moe_block}.")
 
-    def _attention(self, prefix: str) -> None:
+    def _grouped(self, prefix: str) -> None:
+        config, hidden = self._config, self._fields["hidden_size"]
+        for part, heads in (("q", config.heads), ("k", config.kv_heads), ("v", config.kv_heads)):
+            gain = QUERY_GAIN if part == "q" else 1.0
+            self._linear(f"{prefix}{part}_proj", heads * config.v_head, hidden, gain)
+            if config.attention_bias:
+                self._plain(f"{prefix}{part}_proj.bias",
+                            BIAS_STD * self._normal(heads * config.v_head))
+            if config.qk_norm and part != "v":
+                self._norm(f"{prefix}{part}_norm", config.v_head)
+        self._linear(prefix + "o_proj", hidden, config.heads * config.v_head)
+
+    def _latent(self, prefix: str) -> None:
         sizes = self._fields
         hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
         rope, latent = sizes["qk_rope_head_dim"], sizes["kv_lora_rank"]
@@ -118,11 +133,11 @@ class ToyBuilder:
         self._linear(name + ".down_proj", hidden, width)
 
     def _moe(self, prefix: str) -> None:
-        sizes = self._fields
-        hidden, width = sizes["hidden_size"], sizes["moe_intermediate_size"]
-        experts = sizes["n_routed_experts"]
+        sizes, experts = self._fields, self._config.experts
+        hidden = sizes["hidden_size"]
+        width = sizes.get("moe_intermediate_size", sizes.get("intermediate_size"))
         self._plain(prefix + "gate.weight", self._draw(experts, hidden, ROUTER_GAIN))
-        if sizes.get("topk_method", "noaux_tc") == "noaux_tc":
+        if self._config.topk_method == "noaux_tc":
             bias = self._spec.bias_mean + BIAS_STD * self._normal(experts)
             self.tensors[prefix + "gate.e_score_correction_bias"] = native("F32", bias)
         if self._spec.experts == "FUSED":
@@ -133,13 +148,19 @@ class ToyBuilder:
         else:
             for expert in range(experts):
                 self._expert(f"{prefix}experts.{expert}", width)
-        self._mlp(prefix + "shared_experts", width * sizes["n_shared_experts"])
+        if sizes.get("n_shared_experts"):
+            self._mlp(prefix + "shared_experts", width * sizes["n_shared_experts"])
 
     def _expert(self, name: str, width: int) -> None:
+        hidden = self._fields["hidden_size"]
+        if self._config.model_type == "mixtral":
+            for part, rows, columns in (("w1", width, hidden), ("w3", width, hidden),
+                                        ("w2", hidden, width)):
+                self._linear(f"{name}.{part}", rows, columns)
+            return
         if self._spec.experts != "INT4":
             self._mlp(name, width)
             return
-        hidden = self._fields["hidden_size"]
         self._int4_linear(name + ".gate_proj", width, hidden)
         self._int4_linear(name + ".up_proj", width, hidden)
         self._int4_linear(name + ".down_proj", hidden, width)

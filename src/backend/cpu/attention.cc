@@ -2,38 +2,51 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 
-#include "base/check.h"
+#include "backend/cpu/grouped_attention.h"
+#include "backend/cpu/latent_attention.h"
 
 namespace conclave::backend {
 
-using kernels::PackedMatrix;
-using kernels::Range;
-
-std::size_t naive_rows_min(const model::ModelConfig& config) {
-  const std::size_t head = config.qk_nope_head_dim + config.v_head_dim;
-  if (2 * config.kv_lora_rank <= head) return SIZE_MAX;
-  const std::size_t saved = 2 * config.kv_lora_rank - head;
-  return (config.kv_lora_rank * head + saved - 1) / saved;
+std::unique_ptr<Attention> make_attention(const model::ModelConfig& config,
+                                          const CpuContext& context) {
+  if (config.is_grouped()) return std::make_unique<GroupedAttention>(config, context);
+  return std::make_unique<LatentAttention>(config, context);
 }
 
-Attention::Attention(const model::ModelConfig& config, const CpuContext& context)
-    : config_(config),
-      context_(context),
-      naive_min_(naive_rows_min(config)),
-      rope_(model::rope_table(config)),
-      tiles_(context.pool.size()),
-      scratch_(context.pool.size()) {}
+void project_out(const CpuContext& context, std::size_t layer, std::size_t hidden_size,
+                 std::span<AttentionSlice> slices, std::span<float* const> outs,
+                 std::vector<std::vector<float>>& tiles) {
+  if (slices.empty()) return;
+  const std::size_t n = slices.front().attended.size();
+  const auto o_of = [layer](const AttentionSlice& slice) -> const kernels::PackedMatrix& {
+    return slice.weights->layers[layer].o;
+  };
+  const bool rounded = std::ranges::any_of(
+      slices, [&](const AttentionSlice& slice) { return context.rounds(o_of(slice)); });
+  if (rounded) {
+    context.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
+      for (AttentionSlice& slice : slices) slice.attended.round_row(context.ops, row);
+    });
+  }
+  std::vector<Product> products;
+  for (std::size_t s = 0; s < slices.size(); ++s) {
+    if (o_of(slices[s]).rows == 0) {
+      std::fill_n(outs[s], n * hidden_size, 0.0f);
+      continue;
+    }
+    products.push_back({&o_of(slices[s]), slices[s].attended.view(), outs[s], hidden_size});
+  }
+  multiply(context, products, tiles);
+}
 
-void Attention::begin_step(const Step& step, std::span<const SliceWeights* const> slices) {
-  const std::size_t n_rows = step.tokens.size();
-  slices_.resize(slices.size());
-  for (std::size_t s = 0; s < slices.size(); ++s) slices_[s].weights = slices[s];
+StepRows::StepRows(const model::ModelConfig& config)
+    : interleaved_(config.rope_interleaved), rope_(model::rope_table(config)) {}
+
+void StepRows::begin(const Step& step) {
   const std::size_t half = rope_.inv_freq.size();
-  angles_.resize(n_rows * half * 2);
-  sequence_of_.resize(n_rows);
-  absorbed_.clear();
+  angles_.resize(step.tokens.size() * half * 2);
+  sequence_of_.resize(step.tokens.size());
   for (const SequenceRows& sequence : step.sequences) {
     for (std::size_t i = 0; i < sequence.n_rows; ++i) {
       const std::size_t row = sequence.first_row + i;
@@ -44,19 +57,16 @@ void Attention::begin_step(const Step& step, std::span<const SliceWeights* const
         out[0] = static_cast<float>(std::cos(angle) * rope_.rotation_scale);
         out[1] = static_cast<float>(std::sin(angle) * rope_.rotation_scale);
       }
-      if (!naive(sequence)) absorbed_.push_back(row);
     }
   }
-  for (auto& tile : tiles_) tile.resize(context_.tile_size(n_rows));
 }
 
-// Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. docs/models.md 2.5.
-void Attention::rotate(std::size_t row, std::span<float> x) const {
+void StepRows::rotate(std::size_t row, std::span<float> x) const {
   const std::size_t half = x.size() / 2;
   const float* angle = angles_.data() + row * half * 2;
   for (std::size_t j = 0; j < half; ++j) {
-    float& a = x[config_.rope_interleaved ? 2 * j : j];
-    float& b = x[config_.rope_interleaved ? 2 * j + 1 : j + half];
+    float& a = x[interleaved_ ? 2 * j : j];
+    float& b = x[interleaved_ ? 2 * j + 1 : j + half];
     const float cos = angle[2 * j];
     const float sin = angle[2 * j + 1];
     const float rotated = a * cos - b * sin;
@@ -65,206 +75,21 @@ void Attention::rotate(std::size_t row, std::span<float> x) const {
   }
 }
 
-float* Attention::query(const Head& head, std::size_t row) {
-  SliceRows& slice = slices_[head.slice];
-  const std::size_t width = config_.qk_head_dim();
-  return slice.q.data() + (row * slice.weights->heads + head.index) * width;
+void RunningSoftmax::begin(std::size_t rows) {
+  highest_.assign(rows, -INFINITY);
+  sum_.assign(rows, 0.0f);
+  keep_.assign(rows, 0.0f);
 }
 
-float* Attention::attended(const Head& head, std::size_t row) {
-  return slices_[head.slice].attended.row(row).data() + head.index * config_.v_head_dim;
-}
-
-// The slices' q and kv_a_ from x. Without q_lora one matrix makes q directly.
-void Attention::project(std::size_t layer, const CommonLayer& common, const Rows& x) {
-  const std::size_t n = x.size();
-  kv_a_.resize(n * config_.kv_width());
-  products_.assign({{&common.kv_a, x.view(), kv_a_.data(), config_.kv_width()}});
-  const bool direct = config_.q_lora_rank == 0;
-  bool rounded = false;
-  if (!direct) {
-    q_a_.resize(n, config_.q_lora_rank);
-    products_.insert(products_.begin(),
-                     {&common.q_a, x.view(), q_a_.row(0).data(), config_.q_lora_rank});
-    multiply(context_, products_, tiles_);
-    for (std::size_t s = 0; s < slices_.size(); ++s)
-      rounded |= context_.rounds(weights(s, layer).q);
-    context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
-      const std::span<float> q_a = q_a_.row(row);
-      context_.ops.rms_norm(q_a, common.q_a_norm, config_.inner_norm_eps, q_a.data());
-      if (rounded) q_a_.round_row(context_.ops, row);
-    });
-    products_.clear();
-  }
-  for (std::size_t s = 0; s < slices_.size(); ++s) {
-    const PackedMatrix& q = weights(s, layer).q;
-    slices_[s].q.resize(n * q.rows);
-    products_.push_back({&q, direct ? x.view() : q_a_.view(), slices_[s].q.data(), q.rows});
-  }
-  multiply(context_, products_, tiles_);
-}
-
-void Attention::write_cache(std::size_t layer, const CommonLayer& common, KvCache& cache) {
-  const std::size_t latent = config_.kv_lora_rank;
-  context_.pool.parallel_for(sequence_of_.size(), [&](std::size_t row, std::size_t) {
-    const SequenceRows& sequence = *sequence_of_[row];
-    const std::size_t position = sequence.position + row - sequence.first_row;
-    const std::span<float> kv(kv_a_.data() + row * config_.kv_width(), config_.kv_width());
-    context_.ops.rms_norm(kv.first(latent), common.kv_a_norm, config_.inner_norm_eps, kv.data());
-    rotate(row, kv.subspan(latent));
-    cache.write(layer, sequence.pages[position / kPageTokens], position % kPageTokens, kv);
-    for (const Head& head : heads_) {
-      rotate(row, {query(head, row) + config_.qk_nope_head_dim, config_.qk_rope_head_dim});
-    }
-  });
-}
-
-// q_latent[h, i] = [W_uk[h]^T q_nope | q_pe]. docs/models.md 2.4.
-void Attention::absorb_queries(std::size_t layer) {
-  const std::size_t n = absorbed_.size();
-  const std::size_t nope = config_.qk_nope_head_dim;
-  const std::size_t width = config_.kv_width();
-  const std::size_t latent = config_.kv_lora_rank;
-  q_latent_.resize(heads_.size() * n * width);
-  context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
-    const PackedMatrix& key_up = weights(heads_[h].slice, layer).key_up[heads_[h].index];
-    Rows& rows = scratch_[thread].rows;
-    rows.resize(n, nope);
-    float* out = q_latent_.data() + h * n * width;
-    for (std::size_t i = 0; i < n; ++i) {
-      const float* q = query(heads_[h], absorbed_[i]);
-      std::copy_n(q, nope, rows.row(i).data());
-      if (context_.rounds(key_up)) rows.round_row(context_.ops, i);
-      std::copy_n(q + nope, config_.qk_rope_head_dim, out + i * width + latent);
-    }
-    const std::size_t n_chunks = context_.chunks(rows.size()).count(key_up.rows);
-    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
-      multiply_chunk(context_, key_up, chunk, rows.view(), tiles_[thread],
-                     [out, width](std::size_t i) { return out + i * width; });
-    }
-  });
-}
-
-// The index-th absorbed row, some heads, over all positions it sees: online softmax, a page at a
-// time, in order.
-void Attention::attend_row(std::size_t layer, std::size_t index, Range heads, const KvCache& cache,
-                           std::size_t thread) {
-  const std::size_t row = absorbed_[index];
-  const SequenceRows& sequence = *sequence_of_[row];
-  ThreadScratch& scratch = scratch_[thread];
-  const std::size_t latent = config_.kv_lora_rank;
-  const std::size_t width = config_.kv_width();
-  const std::size_t n = absorbed_.size();
-  const std::size_t visible = sequence.position + (row - sequence.first_row) + 1;
-  const auto factor = static_cast<float>(rope_.softmax_scale);
-  scratch.page.resize(kPageTokens * width);
-  scratch.scores.resize(heads.size() * (kPageTokens + 3));
-  float* row_max = scratch.scores.data() + heads.size() * kPageTokens;
-  float* row_sum = row_max + heads.size();
-  float* keep = row_sum + heads.size();
-  std::fill_n(row_max, heads.size(), -INFINITY);
-  std::fill_n(row_sum, heads.size(), 0.0f);
-  const float* q = q_latent_.data() + (heads.begin * n + index) * width;
-  float* out = o_latent_.data() + (heads.begin * n + index) * latent;
-  for (std::size_t h = 0; h < heads.size(); ++h) std::fill_n(out + h * n * latent, latent, 0.0f);
-
-  for (std::size_t begin = 0; begin < visible; begin += kPageTokens) {
-    const std::size_t count = std::min(kPageTokens, visible - begin);
-    const float* rows =
-        cache.read(layer, sequence.pages[begin / kPageTokens], count, context_.ops, scratch.page);
-    float* scores = scratch.scores.data();
-    context_.ops.latent_scores({rows, count, width, width}, q, n * width, heads.size(), factor,
-                               scores);
-    for (std::size_t h = 0; h < heads.size(); ++h) {
-      const std::span<float> s(scores + h * count, count);
-      const float highest = std::max(row_max[h], *std::max_element(s.begin(), s.end()));
-      context_.ops.exp_minus({row_max + h, 1}, highest, keep + h);  // 0 at first: the sums are too
-      row_max[h] = highest;
-      context_.ops.exp_minus(s, highest, s.data());
-      float sum = 0.0f;
-      for (const float p : s) sum += p;
-      row_sum[h] = row_sum[h] * keep[h] + sum;
-    }
-    context_.ops.latent_values({rows, count, width, latent}, scores, keep, heads.size(), out,
-                               n * latent);
-  }
-  for (std::size_t h = 0; h < heads.size(); ++h) {
-    context_.ops.scale(1.0f / row_sum[h], {out + h * n * latent, latent});
-  }
-}
-
-void Attention::attend_absorbed(std::size_t layer, const KvCache& cache) {
-  // Heads of one chunk share the page they read; smaller groups only where threads would starve.
-  const std::size_t n = absorbed_.size();
-  const std::size_t heads = heads_.size();
-  o_latent_.resize(heads * n * config_.kv_lora_rank);
-  const std::size_t wanted = 2 * context_.pool.size();
-  std::size_t group = 8;
-  while (group > 1 && n * ((heads + group - 1) / group) < wanted) group /= 2;
-  const std::size_t groups = (heads + group - 1) / group;
-  context_.pool.parallel_for(n * groups, [&](std::size_t chunk, std::size_t thread) {
-    const std::size_t index = chunk / groups;
-    const std::size_t begin = chunk % groups * group;
-    attend_row(layer, index, {begin, std::min(begin + group, heads)}, cache, thread);
-  });
-}
-
-// attended[row, h] = W_uv[h] o_latent[h].
-void Attention::expand_values(std::size_t layer) {
-  const std::size_t n = absorbed_.size();
-  const std::size_t latent = config_.kv_lora_rank;
-  context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
-    const Head& head = heads_[h];
-    const PackedMatrix& value_up = weights(head.slice, layer).value_up[head.index];
-    Rows& rows = scratch_[thread].rows;
-    rows.resize(n, latent);
-    for (std::size_t i = 0; i < n; ++i) {
-      std::copy_n(o_latent_.data() + (h * n + i) * latent, latent, rows.row(i).data());
-      if (context_.rounds(value_up)) rows.round_row(context_.ops, i);
-    }
-    const std::size_t n_chunks = context_.chunks(rows.size()).count(value_up.rows);
-    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
-      multiply_chunk(context_, value_up, chunk, rows.view(), tiles_[thread],
-                     [this, &head](std::size_t i) { return attended(head, absorbed_[i]); });
-    }
-  });
-}
-
-void Attention::run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
-                    KvCache& cache, std::span<float* const> outs) {
-  const std::size_t n = step.tokens.size();
-  heads_.clear();
-  for (std::size_t s = 0; s < slices_.size(); ++s) {  // a slice may lack whole layers
-    for (std::size_t h = 0; h < weights(s, layer).key_up.size(); ++h) heads_.push_back({s, h});
-  }
-  project(layer, common, x);
-  write_cache(layer, common, cache);
-  bool rounded = false;
-  for (std::size_t s = 0; s < slices_.size(); ++s) {
-    slices_[s].attended.resize(n, slices_[s].weights->heads * config_.v_head_dim);
-    rounded |= context_.rounds(weights(s, layer).o);
-  }
-  if (!absorbed_.empty()) {
-    absorb_queries(layer);
-    attend_absorbed(layer, cache);
-    expand_values(layer);
-  }
-  if (absorbed_.size() < n) attend_naive(layer, step, cache);
-  if (rounded) {
-    context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
-      for (SliceRows& slice : slices_) slice.attended.round_row(context_.ops, row);
-    });
-  }
-  products_.clear();
-  for (std::size_t s = 0; s < slices_.size(); ++s) {
-    if (weights(s, layer).o.rows == 0) {
-      std::fill_n(outs[s], n * config_.hidden_size, 0.0f);
-      continue;
-    }
-    products_.push_back(
-        {&weights(s, layer).o, slices_[s].attended.view(), outs[s], config_.hidden_size});
-  }
-  multiply(context_, products_, tiles_);
+void RunningSoftmax::add(const kernels::Operations& ops, std::size_t row, std::span<float> seen) {
+  const float highest = std::max(highest_[row], *std::max_element(seen.begin(), seen.end()));
+  // 0 at first: the sums are too.
+  ops.exp_minus({&highest_[row], 1}, highest, &keep_[row]);
+  highest_[row] = highest;
+  ops.exp_minus(seen, highest, seen.data());
+  float sum = 0.0f;
+  for (const float p : seen) sum += p;
+  sum_[row] = sum_[row] * keep_[row] + sum;
 }
 
 }  // namespace conclave::backend

@@ -1,6 +1,8 @@
-// Multi-head latent attention on the CPU. docs/models.md 2.3 to 2.5. Private to backend/cpu.
+// Attention on the CPU: what its two forms share. docs/models.md 2.3 to 2.5, 2.9. Private to
+// backend/cpu.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -12,94 +14,69 @@
 
 namespace conclave::backend {
 
-// Rows per chunk from which the naive form needs fewer operations than the absorbed one:
-// decompressing costs kv_lora * (nope + v) per position and head, and every row then saves
-// 2 * kv_lora - nope - v. About 170 for Kimi K2. SIZE_MAX where it never pays.
-std::size_t naive_rows_min(const model::ModelConfig& config);
-
 class Attention {
  public:
-  Attention(const model::ModelConfig& config, const CpuContext& context);
-
-  // Prepares rotary angles for the rows of a step, once for all layers, and the slices that take
-  // part, which must live until the next step.
-  void begin_step(const Step& step, std::span<const SliceWeights* const> slices);
+  virtual ~Attention() = default;
+  // Prepares the rows of a step, once for all layers, and the slices that take part, which must
+  // live until the next step.
+  virtual void begin_step(const Step& step, std::span<const SliceWeights* const> slices) = 0;
   // outs[i][R, hidden] = the i-th slice's share of Attn(x); x is RMSNorm(hidden), rounded if
   // needed. The slices' heads are computed side by side, so that their number costs no extra loops.
-  void run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
-           KvCache& cache, std::span<float* const> outs);
+  virtual void run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
+                   KvCache& cache, std::span<float* const> outs) = 0;
+};
+
+// Latent or grouped, as the model has it. Both references must outlive it.
+std::unique_ptr<Attention> make_attention(const model::ModelConfig& config,
+                                          const CpuContext& context);
+
+// A slice in one step.
+struct AttentionSlice {
+  const SliceWeights* weights;
+  std::vector<float> q;  // [R, heads * qk_head_dim]
+  Rows attended;         // [R, heads * v]: what the heads made of the values
+};
+// outs[i][R, hidden] = o_proj of the i-th slice's attended rows; zeros where it lacks the layer.
+void project_out(const CpuContext& context, std::size_t layer, std::size_t hidden_size,
+                 std::span<AttentionSlice> slices, std::span<float* const> outs,
+                 std::vector<std::vector<float>>& tiles);
+
+// Where each row of a step stands: its sequence, its position and the rotation that belongs to it.
+class StepRows {
+ public:
+  explicit StepRows(const model::ModelConfig& config);
+
+  void begin(const Step& step);
+  std::size_t size() const { return sequence_of_.size(); }
+  const SequenceRows& sequence(std::size_t row) const { return *sequence_of_[row]; }
+  std::size_t position(std::size_t row) const {
+    return sequence(row).position + row - sequence(row).first_row;
+  }
+  // Rotates pairs (2j, 2j+1), or (j, j + half) where the checkpoint says so. docs/models.md 2.5.
+  void rotate(std::size_t row, std::span<float> x) const;
+  float softmax_scale() const { return static_cast<float>(rope_.softmax_scale); }
 
  private:
-  // A slice in this step.
-  struct SliceRows {
-    const SliceWeights* weights;
-    std::vector<float> q;  // [R, heads * qk_head_dim]
-    Rows attended;         // [R, heads * v]
-  };
-  struct Head {
-    std::size_t slice;  // into slices_
-    std::size_t index;  // in the slice
-  };
-  struct NaiveScratch {
-    std::vector<float> key_panels, value_panels, block_panels, keys, values, scores, sums, page;
-    std::vector<float> queries, out, row_max, row_sum;
-  };
-
-  bool naive(const SequenceRows& rows) const { return !rows.decode && rows.n_rows >= naive_min_; }
-  const SliceLayer& weights(std::size_t slice, std::size_t layer) const {
-    return slices_[slice].weights->layers[layer];
-  }
-  // Where the row's query of a head begins.
-  float* query(const Head& head, std::size_t row);
-  float* attended(const Head& head, std::size_t row);
-
-  void project(std::size_t layer, const CommonLayer& common, const Rows& x);
-  void write_cache(std::size_t layer, const CommonLayer& common, KvCache& cache);
-  void rotate(std::size_t row, std::span<float> x) const;
-
-  void absorb_queries(std::size_t layer);
-  void attend_absorbed(std::size_t layer, const KvCache& cache);
-  void attend_row(std::size_t layer, std::size_t index, kernels::Range heads, const KvCache& cache,
-                  std::size_t thread);
-  void expand_values(std::size_t layer);
-
-  void attend_naive(std::size_t layer, const Step& step, const KvCache& cache);
-  void attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
-                         const KvCache& cache, NaiveScratch& scratch);
-  // One page of positions, whose keys and values stand in the scratch, for the rows that see it.
-  struct NaiveBlock {
-    std::size_t begin;      // first position
-    std::size_t n;          // positions
-    std::size_t first_row;  // of the sequence's rows, the first that sees any of them
-    std::size_t n_rows;
-    const float* latent;  // [n, kv_width]
-  };
-  void naive_scores(const NaiveBlock& block, NaiveScratch& s) const;
-  void naive_softmax(const NaiveBlock& block, std::size_t position, NaiveScratch& s) const;
-  void naive_values(const NaiveBlock& block, NaiveScratch& s) const;
-
-  const model::ModelConfig& config_;
-  const CpuContext& context_;
-  std::size_t naive_min_;
+  bool interleaved_;
   model::RopeTable rope_;
-
   std::vector<float> angles_;                     // [R, rope]: cos and sin interleaved
   std::vector<const SequenceRows*> sequence_of_;  // [R]
-  std::vector<std::size_t> absorbed_;             // rows of the step in absorbed form
-  Rows q_a_;                                      // [R, q_lora]
-  std::vector<float> kv_a_;                       // [R, kv_width]
-  std::vector<SliceRows> slices_;
-  std::vector<Head> heads_;      // of all slices in this layer, one after the other
-  std::vector<float> q_latent_;  // [heads, absorbed, kv_width]
-  std::vector<float> o_latent_;  // [heads, absorbed, kv_lora]
-  std::vector<Product> products_;
-  std::vector<std::vector<float>> tiles_;
-  struct ThreadScratch {
-    Rows rows;
-    std::vector<float> page, scores;
-    NaiveScratch naive;
-  };
-  std::vector<ThreadScratch> scratch_;  // per thread
+};
+
+// Softmax over scores that come a page at a time: each row's highest score and sum so far.
+class RunningSoftmax {
+ public:
+  void begin(std::size_t rows);
+  // The scores of a row that it sees become exp(score - highest); keep()[row] is what its earlier
+  // sums must be multiplied by.
+  void add(const kernels::Operations& ops, std::size_t row, std::span<float> seen);
+  // A row that sees none of a page keeps all.
+  void skip(std::size_t row) { keep_[row] = 1.0f; }
+  const float* keep() const { return keep_.data(); }
+  float sum(std::size_t row) const { return sum_[row]; }
+
+ private:
+  std::vector<float> highest_, sum_, keep_;
 };
 
 }  // namespace conclave::backend

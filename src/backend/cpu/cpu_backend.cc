@@ -18,7 +18,7 @@ CpuBackend::CpuBackend(const model::ModelConfig& config, kernels::Isa isa,
       context_{kernels::operations(isa), *pool_, options.exact},
       common_(std::move(common)),
       cache_(cache),
-      attention_(config_, context_),
+      attention_(make_attention(config_, context_)),
       division_(std::move(division)),
       feed_forward_(config_, context_, division_.get()),
       tiles_(pool_->size()) {}
@@ -45,7 +45,7 @@ void CpuBackend::start(const Step& step) {
     partial.resize(n * hidden);
     outs_.push_back(partial.data());
   }
-  attention_.begin_step(step, stepping_);
+  attention_->begin_step(step, stepping_);
 }
 
 void CpuBackend::embed(const Step& step) {
@@ -83,11 +83,12 @@ bool CpuBackend::any_rounds(LayerId layer, const Matrix& matrix) const {
 
 void CpuBackend::attention(LayerId layer) {
   const CommonLayer& w = common_.layers[layer.value];
-  const bool query = config_.q_lora_rank > 0
-                         ? context_.rounds(w.q_a)
-                         : any_rounds(layer, [](const SliceLayer& s) { return s.q; });
-  normalize(w.input_norm, query || context_.rounds(w.kv_a));
-  attention_.run(layer.value, w, step_, normed_, cache_, outs_);
+  // A matrix that the model has not is no reason.
+  const bool query =
+      config_.q_lora_rank == 0 && any_rounds(layer, [](const SliceLayer& s) { return s.q; });
+  const auto rounds = [this](const auto&... matrices) { return (context_.rounds(matrices) || ...); };
+  normalize(w.input_norm, query || rounds(w.q_a, w.kv_a, w.k, w.v));
+  attention_->run(layer.value, w, step_, normed_, cache_, outs_);
 }
 
 void CpuBackend::normalize_for_experts(LayerId layer) {

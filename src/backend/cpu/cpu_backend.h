@@ -63,7 +63,7 @@ class CpuBackend final : public Backend {
   CpuContext context_;
   CommonWeights common_;
   KvCache cache_;
-  Attention attention_;
+  std::unique_ptr<Attention> attention_;
   std::shared_ptr<const ExpertDivision> division_;  // may be null
   FeedForward feed_forward_;
 

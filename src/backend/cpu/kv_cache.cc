@@ -39,13 +39,14 @@ Result<KvCache> KvCache::attach(SharedMemory& memory, std::uint64_t key,
     memory.clear();
     memory.set_filled_key(key);
   }
-  return KvCache(memory.bytes().data(), pages, config.kv_width(), exact);
+  const std::size_t blocks = config.is_grouped() ? 2 * config.n_kv_heads : 1;
+  return KvCache(memory.bytes().data(), pages, blocks, config.kv_width() / blocks, exact);
 }
 
-void KvCache::write(std::size_t layer, PageIndex page, std::size_t slot,
+void KvCache::write(std::size_t layer, PageIndex page, std::size_t block, std::size_t slot,
                     std::span<const float> values) {
   CHECK(values.size() == width_ && slot < kPageTokens);
-  const std::size_t index = (row_index(layer, page) + slot) * width_;
+  const std::size_t index = (row_index(layer, page, block) + slot) * width_;
   if (exact_) {
     std::memcpy(data_ + index * sizeof(float), values.data(), values.size_bytes());
     return;
@@ -54,9 +55,9 @@ void KvCache::write(std::size_t layer, PageIndex page, std::size_t slot,
   for (std::size_t i = 0; i < width_; ++i) out[i] = float_to_bf16(values[i]);
 }
 
-const float* KvCache::read(std::size_t layer, PageIndex page, std::size_t n,
+const float* KvCache::read(std::size_t layer, PageIndex page, std::size_t block, std::size_t n,
                            const kernels::Operations& ops, std::span<float> scratch) const {
-  const std::size_t index = row_index(layer, page) * width_;
+  const std::size_t index = row_index(layer, page, block) * width_;
   if (exact_) return reinterpret_cast<const float*>(data_) + index;
   CHECK(scratch.size() >= n * width_);
   ops.bf16_to_f32({reinterpret_cast<const std::uint16_t*>(data_) + index, n * width_},

@@ -50,7 +50,7 @@ SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId 
     return w;
   }
   w.q = place(config.q_lora_rank > 0 ? Weight::kQB : Weight::kQ);
-  for (std::size_t h = slice.heads.begin; h < slice.heads.end; ++h) {
+  for (std::size_t h = slice.heads.begin; h < slice.heads.end && !config.is_grouped(); ++h) {
     w.key_up.push_back(place_head(layout, id, h, true));
     w.value_up.push_back(place_head(layout, id, h, false));
   }
@@ -85,7 +85,16 @@ void read_norms(const model::ModelSource& source, CommonWeights& weights) {
     w.input_norm = source.norm(id, model::Norm::kInput);
     w.post_attention_norm = source.norm(id, model::Norm::kPostAttention);
     if (config.q_lora_rank > 0) w.q_a_norm = source.norm(id, model::Norm::kQA);
-    w.kv_a_norm = source.norm(id, model::Norm::kKvA);
+    if (!config.is_grouped()) w.kv_a_norm = source.norm(id, model::Norm::kKvA);
+    if (config.qk_norm) {
+      w.q_norm = source.norm(id, model::Norm::kQ);
+      w.k_norm = source.norm(id, model::Norm::kK);
+    }
+    if (config.is_grouped()) {
+      w.q_bias = source.bias(id, Weight::kQ);
+      w.k_bias = source.bias(id, Weight::kK);
+      w.v_bias = source.bias(id, Weight::kV);
+    }
     if (config.is_moe(id)) w.router_bias = source.router_bias(id);
   }
   weights.final_norm = source.norm({}, model::Norm::kFinal);
@@ -165,7 +174,12 @@ CommonWeights place_common(Layout& layout, bool embedding) {
   for (std::size_t l = 0; l < config.n_layers; ++l) {
     CommonLayer& w = weights.layers.emplace_back();
     if (config.q_lora_rank > 0) w.q_a = place(layer_id(l), Weight::kQA);
-    w.kv_a = place(layer_id(l), Weight::kKvA);
+    if (config.is_grouped()) {
+      w.k = place(layer_id(l), Weight::kK);
+      w.v = place(layer_id(l), Weight::kV);
+    } else {
+      w.kv_a = place(layer_id(l), Weight::kKvA);
+    }
     if (config.is_moe(layer_id(l))) w.router = place(layer_id(l), Weight::kRouter);
   }
   return weights;
@@ -173,7 +187,7 @@ CommonWeights place_common(Layout& layout, bool embedding) {
 
 SliceWeights place_slice(Layout& layout, const model::Slice& slice) {
   SliceWeights weights;
-  weights.heads = slice.heads.size();
+  weights.heads = slice.heads;
   for (std::size_t l = 0; l < layout.config().n_layers; ++l) {
     weights.layers.push_back(place_slice_layer(layout, slice, layer_id(l)));
   }

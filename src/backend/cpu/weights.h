@@ -19,9 +19,16 @@ struct FfnWeights {
 
 // What every slice needs: held and computed once.
 struct CommonLayer {
-  std::vector<float> input_norm, post_attention_norm, q_a_norm, kv_a_norm;
+  std::vector<float> input_norm, post_attention_norm;
+  // Latent attention
+  std::vector<float> q_a_norm, kv_a_norm;
   kernels::PackedMatrix q_a;  // empty without q_lora
   kernels::PackedMatrix kv_a;
+  // Grouped attention
+  std::vector<float> q_norm, k_norm;          // [head]; empty without qk_norm
+  std::vector<float> q_bias, k_bias, v_bias;  // of all heads; empty without attention_bias
+  kernels::PackedMatrix k, v;
+
   kernels::PackedMatrix router;  // MoE layers only
   std::vector<float> router_bias;
 };
@@ -34,8 +41,8 @@ struct CommonWeights {
 
 struct SliceLayer {
   kernels::PackedMatrix q;  // the slice's heads of q_proj, or of q_b_proj after q_a
-  std::vector<kernels::PackedMatrix> key_up;    // per head: W_uk transposed, [kv_lora, nope]
-  std::vector<kernels::PackedMatrix> value_up;  // per head: W_uv, [v, kv_lora]
+  // Latent attention, per head: W_uk transposed, [kv_lora, nope], and W_uv, [v, kv_lora]
+  std::vector<kernels::PackedMatrix> key_up, value_up;
   kernels::PackedMatrix o;
   FfnWeights dense;   // dense layers only
   FfnWeights shared;  // MoE layers only, from here on
@@ -44,7 +51,7 @@ struct SliceLayer {
 
 struct SliceWeights {
   std::size_t member = kAnyMember;  // of the ExpertDivision, where there is one
-  std::size_t heads = 0;
+  kernels::Range heads;
   std::vector<SliceLayer> layers;
   kernels::PackedMatrix head;
 };

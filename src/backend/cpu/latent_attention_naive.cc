@@ -2,10 +2,9 @@
 // and values of one head are made from the latent cache a page at a time, never for the whole
 // context.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "backend/cpu/attention.h"
+#include "backend/cpu/latent_attention.h"
 #include "base/check.h"
 
 namespace conclave::backend {
@@ -48,7 +47,7 @@ void unpack_values(const PackedMatrix& w, std::vector<float>& panels) {
 
 }  // namespace
 
-void Attention::attend_naive(std::size_t layer, const Step& step, const KvCache& cache) {
+void LatentAttention::attend_naive(std::size_t layer, const Step& step, const KvCache& cache) {
   for (const SequenceRows& sequence : step.sequences) {
     if (!naive(sequence)) continue;
     context_.pool.parallel_for(heads_.size(), [&](std::size_t h, std::size_t thread) {
@@ -57,7 +56,7 @@ void Attention::attend_naive(std::size_t layer, const Step& step, const KvCache&
   }
 }
 
-void Attention::attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
+void LatentAttention::attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
                                   const KvCache& cache, NaiveScratch& s) {
   const SliceLayer& w = weights(head.slice, layer);
   const std::size_t n_rows = sequence.n_rows;
@@ -73,8 +72,7 @@ void Attention::attend_naive_head(std::size_t layer, const SequenceRows& sequenc
     std::copy_n(query(head, sequence.first_row + i), qk, s.queries.data() + i * qk);
   }
   s.out.assign(n_rows * v_dim, 0.0f);
-  s.row_max.assign(n_rows, -INFINITY);
-  s.row_sum.assign(n_rows, 0.0f);
+  s.softmax.begin(n_rows);
   s.page.resize(kPageTokens * width);
   s.keys.resize(kPageTokens * panels_of(nope) * kPanelRows);
   s.values.resize(kPageTokens * panels_of(v_dim) * kPanelRows);
@@ -83,7 +81,7 @@ void Attention::attend_naive_head(std::size_t layer, const SequenceRows& sequenc
   for (std::size_t begin = 0; begin < end; begin += kPageTokens) {
     const std::size_t n = std::min(kPageTokens, end - begin);
     const float* rows =
-        cache.read(layer, sequence.pages[begin / kPageTokens], n, context_.ops, s.page);
+        cache.read(layer, sequence.pages[begin / kPageTokens], 0, n, context_.ops, s.page);
     const kernels::Activations c{.tokens = n, .cols = latent, .x = rows, .x_stride = width};
     const PackedMatrix keys = float_panels(s.key_panels, nope, latent);
     const PackedMatrix values = float_panels(s.value_panels, v_dim, latent);
@@ -98,12 +96,12 @@ void Attention::attend_naive_head(std::size_t layer, const SequenceRows& sequenc
   }
   for (std::size_t i = 0; i < n_rows; ++i) {
     float* to = attended(head, sequence.first_row + i);
-    for (std::size_t d = 0; d < v_dim; ++d) to[d] = s.out[i * v_dim + d] / s.row_sum[i];
+    for (std::size_t d = 0; d < v_dim; ++d) to[d] = s.out[i * v_dim + d] / s.softmax.sum(i);
   }
 }
 
 // scores[row, p] = q[row] . [k_nope[p] | k_rope[p]]: the block's positions are the panel rows.
-void Attention::naive_scores(const NaiveBlock& block, NaiveScratch& s) const {
+void LatentAttention::naive_scores(const NaiveBlock& block, NaiveScratch& s) const {
   const std::size_t nope = config_.qk_nope_head_dim;
   const std::size_t rope = config_.qk_rope_head_dim;
   const std::size_t qk = nope + rope;
@@ -126,32 +124,24 @@ void Attention::naive_scores(const NaiveBlock& block, NaiveScratch& s) const {
 }
 
 // Scores to probabilities against each row's running maximum; what lies in the future gets 0.
-void Attention::naive_softmax(const NaiveBlock& block, std::size_t position,
+void LatentAttention::naive_softmax(const NaiveBlock& block, std::size_t position,
                               NaiveScratch& s) const {
   const std::size_t stride = panels_of(block.n) * kPanelRows;
   const std::size_t v_dim = config_.v_head_dim;
-  const auto factor = static_cast<float>(rope_.softmax_scale);
   for (std::size_t i = 0; i < block.n_rows; ++i) {
     const std::size_t row = block.first_row + i;
     const std::size_t visible = std::min(block.n, position + row + 1 - block.begin);
     const std::span<float> p(s.scores.data() + i * stride, stride);
     const std::span<float> seen = p.first(visible);
-    context_.ops.scale(factor, seen);
-    const float highest = std::max(s.row_max[row], *std::max_element(seen.begin(), seen.end()));
-    float keep = 0.0f;
-    context_.ops.exp_minus({&s.row_max[row], 1}, highest, &keep);
-    context_.ops.exp_minus(seen, highest, seen.data());
+    context_.ops.scale(rows_.softmax_scale(), seen);
+    s.softmax.add(context_.ops, row, seen);
     std::fill(p.begin() + static_cast<std::ptrdiff_t>(visible), p.end(), 0.0f);
-    float sum = 0.0f;
-    for (const float x : seen) sum += x;
-    s.row_sum[row] = s.row_sum[row] * keep + sum;
-    s.row_max[row] = highest;
-    context_.ops.scale(keep, {s.out.data() + row * v_dim, v_dim});
+    context_.ops.scale(s.softmax.keep()[row], {s.out.data() + row * v_dim, v_dim});
   }
 }
 
 // out[row] += p[row] . v: the dimensions are the panel rows, positions the inputs.
-void Attention::naive_values(const NaiveBlock& block, NaiveScratch& s) const {
+void LatentAttention::naive_values(const NaiveBlock& block, NaiveScratch& s) const {
   const std::size_t v_dim = config_.v_head_dim;
   const std::size_t stride = panels_of(v_dim) * kPanelRows;
   s.block_panels.assign(stride * block.n, 0.0f);
