@@ -9,6 +9,7 @@ namespace conclave::text {
 namespace {
 
 constexpr std::size_t kHeaderBytesMax = 1024;  // text beyond it is dropped
+constexpr std::size_t kBodyBytesMax = std::size_t{1} << 20;  // longer ones are content
 constexpr std::string_view kThink = "<think>";
 constexpr std::string_view kEndThink = "</think>";
 // Not in the vocabulary, yet written now and then in place of the plural tokens.
@@ -29,6 +30,10 @@ constexpr std::array<std::string_view, kMarks> kDeepSeekMarks{kThink,
                                                               "<｜tool▁call▁begin｜>",
                                                               "<｜tool▁sep｜>",
                                                               "<｜tool▁call▁end｜>"};
+constexpr std::string_view kCallBeginTag = "<tool_call>";
+constexpr std::string_view kCallEndTag = "</tool_call>";
+constexpr std::array<std::string_view, kMarks> kTaggedMarks{
+    kThink, kEndThink, "", "", kCallBeginTag, "", kCallEndTag};
 
 Mark mark_of_text(std::string_view text) {
   if (text == kEndThink) return Mark::kEndThink;
@@ -45,16 +50,19 @@ std::optional<Mark> MarkTable::find(TokenId id) const {
 
 MarkTable find_marks(const Vocabulary& vocabulary) {
   MarkTable table;
-  const auto has = [&vocabulary](const auto& names) {
-    return std::all_of(names.begin() + 4, names.end(), [&vocabulary](std::string_view name) {
-      return vocabulary.special(name).has_value();
+  const auto take = [&](CallForm form, const std::array<std::string_view, kMarks>& names) {
+    const bool has = std::all_of(names.begin() + 4, names.end(), [&](std::string_view name) {
+      return name.empty() || vocabulary.special(name).has_value();
     });
+    if (!has) return;
+    table.form = form;
+    for (std::size_t i = 0; i < kMarks; ++i) table.ids[i] = vocabulary.special(names[i]);
   };
-  if (has(kKimiMarks)) table.form = CallForm::kKimi;
-  if (has(kDeepSeekMarks)) table.form = CallForm::kDeepSeek;
-  const auto& names = table.form == CallForm::kDeepSeek ? kDeepSeekMarks : kKimiMarks;
-  const std::size_t wanted = table.form == CallForm::kNone ? 2 : kMarks;
-  for (std::size_t i = 0; i < wanted; ++i) table.ids[i] = vocabulary.special(names[i]);
+  table.ids[0] = vocabulary.special(kThink);
+  table.ids[1] = vocabulary.special(kEndThink);
+  take(CallForm::kTagged, kTaggedMarks);
+  take(CallForm::kKimi, kKimiMarks);
+  take(CallForm::kDeepSeek, kDeepSeekMarks);
   return table;
 }
 
@@ -74,8 +82,8 @@ bool starts_in_reasoning(const Vocabulary& vocabulary, const MarkTable& marks,
 }
 
 OutputParser::State::State(const Vocabulary& vocabulary, MarkTable table,
-                           std::span<const TokenId> prompt)
-    : vocabulary_(vocabulary), marks_(table) {
+                           std::span<const TokenId> prompt, ToolTypes types)
+    : vocabulary_(vocabulary), marks_(table), types_(std::move(types)) {
   if (starts_in_reasoning(vocabulary, table, prompt)) place_ = Place::kReasoning;
   if (const auto begin = table.id(Mark::kCallBegin)) {
     calls_before_ = static_cast<std::size_t>(std::count(prompt.begin(), prompt.end(), *begin));
@@ -105,6 +113,7 @@ void OutputParser::State::finish() {
   drain(/*last=*/true);
   if (place_ == Place::kFence) end_fence(/*last=*/true);
   if (place_ == Place::kArguments) end_call();
+  if (place_ == Place::kBody) end_body(/*whole=*/false);
   place_ = Place::kContent;
 }
 
@@ -112,6 +121,11 @@ void OutputParser::State::on_mark(Mark mark) {
   if (place_ == Place::kHeader || place_ == Place::kFence || place_ == Place::kArguments) {
     on_mark_in_call(mark);
     return;
+  }
+  if (place_ == Place::kBody) {
+    if (mark != Mark::kCallBegin && mark != Mark::kCallEnd) return;
+    end_body(/*whole=*/true);
+    if (mark == Mark::kCallEnd) return;
   }
   at_start_ = false;
   switch (mark) {
@@ -128,7 +142,7 @@ void OutputParser::State::on_mark(Mark mark) {
       header_.clear();
       break;
     case Mark::kCallBegin:  // with or without a section around it
-      place_ = Place::kHeader;
+      place_ = marks_.form == CallForm::kTagged ? Place::kBody : Place::kHeader;
       header_.clear();
       break;
     case Mark::kHeaderEnd:
@@ -220,8 +234,16 @@ void OutputParser::State::show(std::string_view text) {
     case Place::kReasoning:
       events.push_back({.kind = OutputEvent::Kind::kReasoning, .text = std::string(text)});
       break;
+    case Place::kBody:
+      header_ += text;
+      if (header_.size() > kBodyBytesMax) end_body(/*whole=*/false);
+      break;
     case Place::kSection:  // white space, or a header whose begin mark was left out
     case Place::kHeader:
+      if (place_ == Place::kSection && marks_.form == CallForm::kTagged) {
+        show_after_call(text);
+        break;
+      }
       if (place_ == Place::kSection && header_.empty() && trimmed(text).empty()) break;
       if (header_.size() + text.size() <= kHeaderBytesMax) header_ += text;
       break;
@@ -292,6 +314,27 @@ void OutputParser::State::begin_call(std::string id, std::string name) {
 void OutputParser::State::end_call() {
   events.push_back({.kind = OutputEvent::Kind::kToolEnd, .text = {}, .tool_index = n_calls - 1});
   place_ = Place::kSection;
+}
+
+// Calls of the tagged forms have nothing around them: what follows one is content again.
+void OutputParser::State::show_after_call(std::string_view text) {
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string_view::npos) return;
+  place_ = Place::kContent;
+  show(text.substr(begin));
+}
+
+// What cannot be read as a call is shown as it was written; not `whole`: no end has come.
+void OutputParser::State::end_body(bool whole) {
+  const std::string body = std::exchange(header_, {});
+  if (const auto call = whole ? parse_call_body(body, types_) : std::nullopt) {
+    begin_call(fallback_id(call->name), call->name);
+    add_arguments(call->arguments);
+    end_call();
+    return;
+  }
+  place_ = Place::kContent;
+  show(std::string(kCallBeginTag) + body + std::string(whole ? kCallEndTag : ""));
 }
 
 std::string OutputParser::State::fallback_id(std::string_view name) const {

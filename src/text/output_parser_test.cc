@@ -184,5 +184,53 @@ TEST_F(DeepSeekOutput, FencedAndPlainCalls) {
             "begin0: functions.f:0 f\nargs0: {\"a\"\nend0");
 }
 
+class TaggedOutput : public testing::Test {
+ protected:
+  TaggedOutput() {
+    folder_.write("tokenizer.json",
+                  byte_level_tokenizer({"<|im_start|>", "<|im_end|>", "<think>", "</think>",
+                                        "<tool_call>", "</tool_call>"}));
+  }
+  const TestFolder folder_;
+};
+
+TEST_F(TaggedOutput, CallsBetweenTags) {
+  const TextModel model = loaded(folder_.path(), 300);
+  const std::string call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+  EXPECT_EQ(run(model, "<think>\n", "hmm</think>\n\nok\n" + call + "\n" + call + "<|im_end|>"),
+            "reasoning: hmm\ncontent: \n\nok\n\n"
+            "begin0: functions.f:0 f\nargs0: {\"a\": 1}\nend0\n"
+            "begin1: functions.f:1 f\nargs1: {\"a\": 1}\nend1");
+  EXPECT_EQ(run(model, "", call + "\n after"),
+            "begin0: functions.f:0 f\nargs0: {\"a\": 1}\nend0\ncontent: after");
+  EXPECT_EQ(run(model, "", call.substr(0, call.size() - 12) + call),  // no end of the first
+            "begin0: functions.f:0 f\nargs0: {\"a\": 1}\nend0\n"
+            "begin1: functions.f:1 f\nargs1: {\"a\": 1}\nend1");
+}
+
+TEST_F(TaggedOutput, WhatIsNoCallIsContent) {
+  const TextModel model = loaded(folder_.path(), 300);
+  EXPECT_EQ(run(model, "", "x<tool_call>{\"name\"</tool_call>y"),
+            "content: x<tool_call>{\"name\"</tool_call>y");
+  EXPECT_EQ(run(model, "", "<tool_call>{\"name\": \"f\"}"), "content: <tool_call>{\"name\": \"f\"}");
+  EXPECT_EQ(run(model, "", "x</tool_call>y"), "content: xy");
+  const std::string large((1 << 20) + 5, 'a');
+  EXPECT_EQ(run(model, "", "<tool_call>" + large + "</tool_call>"),
+            "content: <tool_call>" + large);
+}
+
+TEST_F(TaggedOutput, SchemasGiveTypes) {
+  const TextModel model = loaded(folder_.path(), 300);
+  const Json tools = Json::parse(R"([{"type": "function", "function": {"name": "f", "parameters":
+      {"type": "object", "properties": {"s": {"type": "string"}}}}}])");
+  OutputParser parser = model.output_parser({}, tools);
+  std::string arguments;
+  for (const TokenId id :
+       ids_of(model, "<tool_call>f<arg_key>s</arg_key><arg_value>1</arg_value></tool_call>")) {
+    for (const OutputEvent& event : parser.push(id)) arguments += event.text;
+  }
+  EXPECT_EQ(arguments, "{\"s\": \"1\"}");
+}
+
 }  // namespace
 }  // namespace conclave::text

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/call_body.h"
 #include "text/text.h"
 #include "text/vocabulary.h"
 
@@ -28,7 +29,12 @@ enum class Mark : unsigned char {
 };
 inline constexpr std::size_t kMarks = 7;
 
-enum class CallForm : unsigned char { kNone, kKimi, kDeepSeek };
+enum class CallForm : unsigned char {
+  kNone,
+  kKimi,
+  kDeepSeek,
+  kTagged,  // <tool_call>, a body, </tool_call>: Qwen, GLM
+};
 
 // Which marks a vocabulary has as single tokens.
 struct MarkTable {
@@ -39,7 +45,7 @@ struct MarkTable {
   std::optional<Mark> find(TokenId id) const;
 };
 
-// Chooses Kimi's or DeepSeek's marks by what the vocabulary has.
+// Chooses a family's marks by what the vocabulary has.
 MarkTable find_marks(const Vocabulary& vocabulary);
 
 // Whether an answer to `prompt` starts inside its reasoning: the prompt ends with <think>, white
@@ -49,7 +55,8 @@ bool starts_in_reasoning(const Vocabulary& vocabulary, const MarkTable& marks,
                          std::span<const TokenId> prompt);
 
 struct OutputParser::State {
-  State(const Vocabulary& vocabulary, MarkTable table, std::span<const TokenId> prompt);
+  State(const Vocabulary& vocabulary, MarkTable table, std::span<const TokenId> prompt,
+        ToolTypes types);
 
   void push(TokenId id);
   void finish();
@@ -65,6 +72,7 @@ struct OutputParser::State {
     kHeader,   // id and name
     kFence,    // DeepSeek-V3: the lines between the separator and the arguments
     kArguments,
+    kBody,  // a tagged call, read when it is whole
   };
 
   void on_mark(Mark mark);
@@ -79,15 +87,18 @@ struct OutputParser::State {
   void end_fence(bool last);
   void begin_call(std::string id, std::string name);
   void end_call();
+  void end_body(bool whole);
+  void show_after_call(std::string_view text);
   std::string fallback_id(std::string_view name) const;
 
   const Vocabulary& vocabulary_;
   MarkTable marks_;
+  ToolTypes types_;
   Place place_ = Place::kContent;
   Utf8Stream utf8_;
   std::string pending_;     // text that may be the start of a mark written as text
   bool at_start_ = true;    // nothing but white space so far
-  std::string header_;      // at most kHeaderBytesMax
+  std::string header_;      // at most kHeaderBytesMax; of a body kBodyBytesMax
   std::string held_space_;  // the end of the arguments so far, shown only if more follows
   bool arguments_shown_ = false;
   bool fenced_ = false;

@@ -87,8 +87,9 @@ struct OutputEvent {
   bool operator==(const OutputEvent&) const = default;
 };
 
-// Splits an answer into reasoning, content and tool calls, driven by token ids. Kimi and DeepSeek
-// forms are chosen by which special tokens the vocabulary has; other models give content only.
+// Splits an answer into reasoning, content and tool calls, driven by token ids. The forms of Kimi,
+// DeepSeek, Qwen and GLM are chosen by which special tokens the vocabulary has; other models give
+// content only. Calls between <tool_call> tags (Qwen, GLM) come whole, at their end.
 class OutputParser {
  public:
   OutputParser(OutputParser&&) noexcept;
@@ -198,7 +199,8 @@ class TextModel {
   Result<std::string> render_chat_text(const ChatPrompt& prompt) const;
 
   // `prompt`: the ids the answer follows; its end decides whether the answer starts in reasoning.
-  OutputParser output_parser(std::span<const TokenId> prompt) const;
+  // `tools`: OpenAI's array; where a family writes arguments without types, their schemas give them.
+  OutputParser output_parser(std::span<const TokenId> prompt, const Json& tools = nullptr) const;
 
   // Errors name what the grammar compiler rejects. `prompt`: the ids the answer follows; where it
   // leaves the answer inside its reasoning, any text is allowed until `</think>`, and the grammar
@@ -206,7 +208,8 @@ class TextModel {
   Result<GrammarMatcher> grammar(const GrammarSpec& spec,
                                  std::span<const TokenId> prompt = {}) const;
   // For tool_choice: one call of `function_name` (empty: any of `tools`), arguments by schema,
-  // in the model's own call syntax. nullopt when the model has none.
+  // in the model's own call syntax. nullopt when the model has none, or one that no schema can
+  // describe (Qwen3-Coder, GLM).
   std::optional<GrammarSpec> tool_call_grammar(const Json& tools, std::string_view function_name,
                                                bool parallel) const;
 

@@ -93,8 +93,9 @@ const std::vector<TokenId>& TextModel::banned_ids() const { return state_->banne
 
 std::vector<TokenId> TextModel::call_begin_ids() const {
   std::vector<TokenId> ids;
-  for (const std::string_view name : {"<|tool_calls_section_begin|>", "<|tool_call_begin|>",
-                                      "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"}) {
+  for (const std::string_view name :
+       {"<|tool_calls_section_begin|>", "<|tool_call_begin|>", "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>", "<tool_call>"}) {
     if (const auto id = special(name)) ids.push_back(*id);
   }
   return ids;
@@ -166,9 +167,9 @@ Result<std::string> TextModel::render_chat_text(const ChatPrompt& prompt) const 
   return text;
 }
 
-OutputParser TextModel::output_parser(std::span<const TokenId> prompt) const {
-  return OutputParser(
-      std::make_unique<OutputParser::State>(state_->vocabulary, state_->marks, prompt));
+OutputParser TextModel::output_parser(std::span<const TokenId> prompt, const Json& tools) const {
+  return OutputParser(std::make_unique<OutputParser::State>(state_->vocabulary, state_->marks,
+                                                            prompt, ToolTypes(tools)));
 }
 
 // Any text, but neither an end of the answer nor a call: reasoning ends with </think>.
@@ -209,10 +210,15 @@ std::optional<GrammarSpec> TextModel::tool_call_grammar(const Json& tools,
                                                         std::string_view function_name,
                                                         bool parallel) const {
   const auto& source = state_->checkpoint.chat_template;
-  const bool fenced = source && source->find("```json") != std::string::npos;
+  const auto says = [&source](std::string_view text) {
+    return source && source->find(text) != std::string::npos;
+  };
   return text::tool_call_grammar(
       state_->marks, tools,
-      {.function_name = function_name, .parallel = parallel, .fenced = fenced});
+      {.function_name = function_name,
+       .parallel = parallel,
+       .fenced = says("```json"),
+       .json_body = !says("<function=") && !says("<arg_key>")});
 }
 
 }  // namespace conclave::text

@@ -30,8 +30,12 @@ Json arguments_schema(const Json& function) {
 std::string call_rule(const MarkTable& marks, const std::string& name, const std::string& arguments,
                       bool fenced) {
   const std::string begin = token(marks, Mark::kCallBegin) + " ";
-  const std::string middle = " " + token(marks, Mark::kHeaderEnd) + " ";
   const std::string end = " " + token(marks, Mark::kCallEnd);
+  if (marks.form == CallForm::kTagged) {
+    const std::string head = "\n{\"name\": " + json_text(Json(name)) + ", \"arguments\": ";
+    return begin + literal(head) + " " + arguments + " " + literal("}\n") + end;
+  }
+  const std::string middle = " " + token(marks, Mark::kHeaderEnd) + " ";
   if (marks.form == CallForm::kKimi) {
     return begin + literal("functions." + name + ":") + " /0|[1-9][0-9]{0,3}/" + middle +
            arguments + end;
@@ -46,7 +50,11 @@ std::string call_rule(const MarkTable& marks, const std::string& name, const std
 std::optional<GrammarSpec> tool_call_grammar(const MarkTable& marks, const Json& tools,
                                              const ToolGrammarOptions& options) {
   if (marks.form == CallForm::kNone) return std::nullopt;
-  if (!marks.id(Mark::kSectionBegin) || !marks.id(Mark::kSectionEnd)) return std::nullopt;
+  const bool tagged = marks.form == CallForm::kTagged;
+  if (tagged && !options.json_body) return std::nullopt;
+  if (!tagged && (!marks.id(Mark::kSectionBegin) || !marks.id(Mark::kSectionEnd))) {
+    return std::nullopt;
+  }
   std::string rules;
   std::string choices;
   std::size_t n_functions = 0;
@@ -62,12 +70,13 @@ std::optional<GrammarSpec> tool_call_grammar(const MarkTable& marks, const Json&
              "\narguments" + index + ": %json " + json_text(arguments_schema(*function)) + "\n";
   }
   if (n_functions == 0) return std::nullopt;
-  const std::string separator = marks.form == CallForm::kDeepSeek ? "\"\\n\" " : "";
+  const std::string separator = marks.form == CallForm::kKimi ? "" : "\"\\n\" ";
   const std::string more = options.parallel ? " (" + separator + "call)*" : "";
+  const std::string section = tagged ? "call" + more
+                                     : token(marks, Mark::kSectionBegin) + " call" + more + " " +
+                                           token(marks, Mark::kSectionEnd);
   return GrammarSpec{.kind = GrammarSpec::Kind::kLark,
-                     .source = "start: " + token(marks, Mark::kSectionBegin) + " call" + more +
-                               " " + token(marks, Mark::kSectionEnd) + "\ncall: " + choices + "\n" +
-                               rules};
+                     .source = "start: " + section + "\ncall: " + choices + "\n" + rules};
 }
 
 }  // namespace conclave::text

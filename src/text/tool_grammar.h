@@ -13,6 +13,7 @@ struct ToolGrammarOptions {
   std::string_view function_name;  // empty: any of the tools
   bool parallel = false;           // several calls may follow each other
   bool fenced = false;             // DeepSeek-V3's form, not V3.1's
+  bool json_body = true;           // tagged calls hold one JSON object
 };
 
 // A Lark grammar in llguidance's dialect. nullopt when the vocabulary has no call syntax, or no
