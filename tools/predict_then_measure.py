@@ -59,7 +59,7 @@ def measured(model, weights, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("--weights", default="native", choices=["native", "int8"])
+    parser.add_argument("--weights", default="native", choices=["native", "int8", "int4"])
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--limit", type=float, default=0.12, help="median error that passes")

@@ -11,7 +11,7 @@ namespace conclave::apps {
 
 struct InspectReport {
   std::string dir;
-  std::string weights;  // "native" or "int8"
+  std::string weights;  // "native", "int8" or "int4"
   model::ModelConfig config;
   model::ModelReport model;
   std::size_t ignored_tensors = 0;

@@ -14,8 +14,8 @@ void add_weights_option(CLI::App& command, Settings& settings, std::string& weig
       command
           .add_option("--weights", weights,
                       "native keeps the file's bytes; int8 rounds all but INT4 and the router "
-                      "to 8 bits at load")
-          ->check(CLI::IsMember({"native", "int8"}))
+                      "to 8 bits at load; int4 most of it to 4 bits")
+          ->check(CLI::IsMember({"native", "int8", "int4"}))
           ->capture_default_str();
   settings.bind(option, "weights");
 }

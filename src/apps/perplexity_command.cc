@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct PerplexityOptions {
   ModelOptions model;
   std::string text_path;
   std::string ids_path;
+  std::string compare;  // another --weights, or nothing
   std::size_t chunk = 512;
   bool json = false;
 };
@@ -39,55 +41,97 @@ Result<std::vector<TokenId>> read_ids(const PerplexityOptions& options,
   return tokenizer.encode(words, text::Specials::kPlain);
 }
 
-std::string report(double nll, std::size_t tokens, bool json) {
-  if (json) {
-    nlohmann::ordered_json object;
-    object["nll"] = nll;
-    object["perplexity"] = std::exp(nll);
-    object["tokens"] = tokens;
-    return object.dump() + "\n";
+// How well one way of keeping the weights predicts the text.
+struct Measured {
+  std::string weights;
+  double nll = 0.0;
+};
+
+std::string json_report(std::span<const Measured> runs, std::size_t tokens) {
+  nlohmann::ordered_json object;
+  object["nll"] = runs.front().nll;
+  object["perplexity"] = std::exp(runs.front().nll);
+  object["tokens"] = tokens;
+  object["weights"] = runs.front().weights;
+  if (runs.size() > 1) {
+    object["compared"] = {{"weights", runs[1].weights},
+                          {"nll", runs[1].nll},
+                          {"perplexity", std::exp(runs[1].nll)}};
   }
-  return fmt::format("{} tokens, mean negative log-likelihood {:.6f}, perplexity {:.4f}\n", tokens,
-                     nll, std::exp(nll));
+  return object.dump() + "\n";
 }
 
-Result<int> run_perplexity(Program& program, const PerplexityOptions& options) {
-  const std::filesystem::path dir = TRY(find_model(options.model, program.binary));
-  std::unique_ptr<model::ModelSource> source = TRY(open_source(dir));
-  const std::vector<TokenId> ids = TRY(read_ids(options, *source));
-  const std::string& path = options.ids_path.empty() ? options.text_path : options.ids_path;
-  const std::size_t context = TRY(context_of(program, source->config(), options.model));
-  if (ids.size() < 2) {
-    return invalid_input(fmt::format("{}: {} token: give at least 2", path, ids.size()));
+std::string report(std::span<const Measured> runs, std::size_t tokens) {
+  const Measured& first = runs.front();
+  if (runs.size() == 1) {
+    return fmt::format("{} tokens, mean negative log-likelihood {:.6f}, perplexity {:.4f}\n", tokens,
+                       first.nll, std::exp(first.nll));
   }
-  if (ids.size() > context) {
-    return invalid_input(fmt::format("{}: {} tokens, the context is {}: give a shorter text", path,
-                                     ids.size(), context));
+  std::string text = fmt::format("{} tokens\n", tokens);
+  for (const Measured& run : runs) {
+    text += fmt::format("  --weights {:<6}  negative log-likelihood {:.6f}, perplexity {:.4f}\n",
+                        run.weights, run.nll, std::exp(run.nll));
   }
-  const std::size_t chunk = std::min(options.chunk, ids.size());
-  LoadPlan plan;
-  plan.tokens = ids.size();
-  plan.rows_max = chunk;
-  const LoadedModel loaded = TRY(load_model(program, options.model, plan, std::move(source)));
+  return text + fmt::format("  {} costs {:+.2f} % in perplexity\n", first.weights,
+                            (std::exp(first.nll - runs[1].nll) - 1.0) * 100.0);
+}
 
+struct Text {
+  std::vector<TokenId> ids;
+  std::size_t chunk;
+};
+
+// Loads the weights, and lets them go before it returns.
+Result<Measured> measure(Program& program, const ModelOptions& options, const Text& text,
+                         std::unique_ptr<model::ModelSource> source) {
+  LoadPlan plan;
+  plan.tokens = text.ids.size();
+  plan.rows_max = text.chunk;
+  const LoadedModel loaded = TRY(load_model(program, options, plan, std::move(source)));
   ProgressLine line(program.clock, program.terminal, "evaluating", /*quiet=*/false);
   double total = 0.0;
-  TRY(engine::evaluate(*loaded.backend, ids, {.chunk_tokens = chunk, .forced_experts = {}},
+  TRY(engine::evaluate(*loaded.backend, text.ids,
+                       {.chunk_tokens = text.chunk, .forced_experts = {}},
                        [&](const engine::EvaluatedRow& row) {
-                         line.update_items(row.position + 1, ids.size(), "tokens");
-                         if (row.position + 1 == ids.size()) return;
-                         total += token_loss(row.logits, ids[row.position + 1]);
+                         line.update_items(row.position + 1, text.ids.size(), "tokens");
+                         if (row.position + 1 == text.ids.size()) return;
+                         total += token_loss(row.logits, text.ids[row.position + 1]);
                        }));
   line.clear();
-  const std::size_t predicted = ids.size() - 1;
-  const double nll = total / static_cast<double>(predicted);
+  const double nll = total / static_cast<double>(text.ids.size() - 1);
   if (!std::isfinite(nll)) {
     return corrupt(
         fmt::format("{}: the model gives logits that are not numbers: its weights are "
                     "damaged",
                     loaded.dir.string()));
   }
-  TRY(program.output.write(report(nll, predicted, options.json)));
+  return Measured{options.weights, nll};
+}
+
+Result<int> run_perplexity(Program& program, const PerplexityOptions& options) {
+  const std::filesystem::path dir = TRY(find_model(options.model, program.binary));
+  std::unique_ptr<model::ModelSource> source = TRY(open_source(dir));
+  Text text{TRY(read_ids(options, *source)), 0};
+  const std::string& path = options.ids_path.empty() ? options.text_path : options.ids_path;
+  const std::size_t context = TRY(context_of(program, source->config(), options.model));
+  if (text.ids.size() < 2) {
+    return invalid_input(fmt::format("{}: {} token: give at least 2", path, text.ids.size()));
+  }
+  if (text.ids.size() > context) {
+    return invalid_input(fmt::format("{}: {} tokens, the context is {}: give a shorter text", path,
+                                     text.ids.size(), context));
+  }
+  text.chunk = std::min(options.chunk, text.ids.size());
+  std::vector<Measured> runs;
+  runs.push_back(TRY(measure(program, options.model, text, std::move(source))));
+  if (!options.compare.empty()) {
+    ModelOptions other = options.model;
+    other.weights = options.compare;
+    runs.push_back(TRY(measure(program, other, text, TRY(open_source(dir)))));
+  }
+  const std::size_t predicted = text.ids.size() - 1;
+  TRY(program.output.write(options.json ? json_report(runs, predicted)
+                                        : report(runs, predicted)));
   return kExitOk;
 }
 
@@ -105,6 +149,10 @@ void add_perplexity_command(CLI::App& root, Program& program) {
   command->add_option("--chunk", options->chunk, "ids in one forward pass")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
+  command
+      ->add_option("--compare", options->compare,
+                   "measure this other --weights too, and what the first costs")
+      ->check(CLI::IsMember({"native", "int8", "int4"}));
   command->add_flag("--json", options->json, "print one JSON object");
   command->callback([&program, options] {
     program.action = [&program, options] { return run_perplexity(program, *options); };

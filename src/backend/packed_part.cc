@@ -81,8 +81,9 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
       if (part.format != native) return bad;
       return {};
     case PackedFormat::kInt4:
-      if (native != PackedFormat::kInt4 || part.transposed ||
-          part.cols.begin % kernels::kGroup != 0 || part.cols.size() % kernels::kGroup != 0) {
+      if (native == PackedFormat::kInt4 &&
+          (part.transposed || part.cols.begin % kernels::kGroup != 0 ||
+           part.cols.size() % kernels::kGroup != 0)) {
         return bad;
       }
       return {};

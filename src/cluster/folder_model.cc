@@ -104,7 +104,7 @@ Result<plan::Model> read_folder_model(const std::filesystem::path& dir, model::W
   } else {
     result.quant = TRY(stated_quant(dir, mode));
   }
-  result.quant.name = mode == model::WeightsMode::kInt8 ? "int8" : "native";
+  result.quant.name = model::name(mode);
   TRY(plan::check(result.architecture));
   return result;
 }

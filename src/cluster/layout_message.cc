@@ -123,7 +123,7 @@ Result<Layout> from_message(const wire::pb::Layout& message) {
   }
   layout.common_bytes = message.common_bytes();
   layout.kv_bytes = message.kv_bytes();
-  if (message.weights() > static_cast<std::uint32_t>(model::WeightsMode::kInt8)) {
+  if (message.weights() > static_cast<std::uint32_t>(model::WeightsMode::kInt4)) {
     return corrupt("layout: unknown weights mode " + std::to_string(message.weights()));
   }
   layout.weights = static_cast<model::WeightsMode>(message.weights());

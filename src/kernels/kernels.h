@@ -87,8 +87,10 @@ std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols
 
 // Packs panel `panel` of the sub-matrix rows x cols of `source`. `out` is that panel's bytes.
 // int8 from anything else: symmetric, scale = bf16(absmax / 127) rounded up, q = rne(w / scale).
-// int4 is kept only from INT4 sources. With `transposed`, packs the transpose of that sub-matrix:
-// its panels run over `cols`, and int8 groups run along `rows`.
+// int4 from INT4 sources keeps their bytes, whole groups alone and never transposed; from anything
+// else q = rne(w / scale) in [-8, 7], with the bf16 scale, of a few, of least squared error. With
+// `transposed`, packs the transpose of that sub-matrix: its panels run over `cols`, and groups run
+// along `rows`.
 void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transposed,
                 PackedFormat format, std::size_t panel, std::span<std::byte> out);
 

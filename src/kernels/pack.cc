@@ -153,6 +153,76 @@ void pack_int8_group(const PanelSource& s, std::size_t group, std::span<std::byt
   }
 }
 
+// To the nearest whole number, ties to even, for |x| < 2^22: what nearbyint does, without a call.
+float nearest(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  return (x + kShift) - kShift;
+}
+
+struct Int4Values {
+  std::uint16_t scale = 0;  // bf16
+  float error = 0.0f;       // squared, summed
+  float q[kGroup] = {};     // whole numbers from -8 to 7
+};
+
+// Values rounded with the bf16 number next to `wanted` as their scale.
+Int4Values round_int4(const float (&values)[kGroup], float wanted) {
+  Int4Values out;
+  out.scale = float_to_bf16(wanted);
+  const float scale = bf16_to_float(out.scale);
+  if (scale == 0.0f || !std::isfinite(scale)) {
+    out.scale = 0;
+    for (const float value : values) out.error += value * value;
+    return out;
+  }
+  for (std::size_t k = 0; k < kGroup; ++k) {
+    out.q[k] = std::clamp(nearest(values[k] / scale), -8.0f, 7.0f);
+    const float miss = values[k] - out.q[k] * scale;
+    out.error += miss * miss;
+  }
+  return out;
+}
+
+// The largest value falls on -8, the one whole number without a partner of the other sign, or short
+// of it or beyond; then the scale that fits best the numbers that came out.
+Int4Values choose_int4(const float (&values)[kGroup]) {
+  float extreme = 0.0f;
+  for (const float value : values) {
+    if (std::fabs(value) > std::fabs(extreme)) extreme = value;
+  }
+  Int4Values best = round_int4(values, extreme / -8.0f);
+  for (const float steps : {-7.0f, -7.4f, -8.6f}) {
+    const Int4Values next = round_int4(values, extreme / steps);
+    if (next.error < best.error) best = next;
+  }
+  float product = 0.0f;
+  float square = 0.0f;
+  for (std::size_t k = 0; k < kGroup; ++k) {
+    product += values[k] * best.q[k];
+    square += best.q[k] * best.q[k];
+  }
+  if (square == 0.0f) return best;
+  const Int4Values fitted = round_int4(values, product / square);
+  return fitted.error < best.error ? fitted : best;
+}
+
+void pack_rounded_int4_group(const PanelSource& s, std::size_t group, std::span<std::byte> out) {
+  const IntGroupPlace place = int_group_place(group, kInt4GroupBytes);
+  const std::size_t begin = group * kGroup;
+  const std::size_t n = std::min(kGroup, s.cols - begin);
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    float values[kGroup] = {};
+    for (std::size_t k = 0; k < n; ++k) values[k] = s.value(r, begin + k);
+    const Int4Values rounded = choose_int4(values);
+    std::memcpy(out.data() + place.scales + r * 2, &rounded.scale, 2);
+    for (std::size_t k = 0; k < kGroup / 2; ++k) {
+      const auto low = static_cast<unsigned>(static_cast<int>(rounded.q[k]) + 8);
+      const auto high = static_cast<unsigned>(static_cast<int>(rounded.q[k + kGroup / 2]) + 8);
+      out[place.weights + k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low | high << 4);
+    }
+  }
+}
+
 // The four nibbles of `half`, lowest first, as four bytes.
 std::uint32_t spread_nibbles(std::uint32_t half) {
   const std::uint32_t bytes = (half | (half << 8)) & 0x00ff00ffu;
@@ -285,7 +355,11 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
       for (std::size_t g = 0; g < n_groups; ++g) pack_int8_group(s, g, out);
       return;
     case PackedFormat::kInt4:
-      CHECK(source.format == SourceFormat::kInt4Group && !transposed);
+      if (source.format != SourceFormat::kInt4Group) {
+        for (std::size_t g = 0; g < n_groups; ++g) pack_rounded_int4_group(s, g, out);
+        return;
+      }
+      CHECK(!transposed);
       CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
       for (std::size_t g = 0; g < n_groups; ++g) pack_int4_group(s, g, out);
       return;

@@ -261,8 +261,10 @@ Result<std::vector<FileRange>> skeleton(const ModelSource& source);
 enum class WeightsMode : std::uint8_t {
   kNative,  // keep each tensor's own bytes
   kInt8,    // everything that is not INT4 or the router becomes int8, groups of 32
+  kInt4,    // the same, but most of it int4: not the head, nor what makes keys and values
 };
 Result<WeightsMode> parse_weights_mode(std::string_view text);
+std::string_view name(WeightsMode mode);  // "native"
 
 // The kept format of a matrix. The router stays float32; the embedding keeps its bytes, being read
 // one row at a time.

@@ -5,8 +5,21 @@ namespace conclave::model {
 Result<WeightsMode> parse_weights_mode(std::string_view text) {
   if (text == "native") return WeightsMode::kNative;
   if (text == "int8") return WeightsMode::kInt8;
+  if (text == "int4") return WeightsMode::kInt4;
   return invalid_input("--weights: \"" + std::string(text.substr(0, 40)) +
-                       "\", expected native or int8");
+                       "\", expected native, int8 or int4");
+}
+
+std::string_view name(WeightsMode mode) {
+  switch (mode) {
+    case WeightsMode::kNative:
+      return "native";
+    case WeightsMode::kInt8:
+      return "int8";
+    case WeightsMode::kInt4:
+      return "int4";
+  }
+  return "?";
 }
 
 kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode) {
@@ -15,7 +28,19 @@ kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, W
       source == kernels::SourceFormat::kInt4Group) {
     return kernels::native_format(source);
   }
-  return kernels::PackedFormat::kInt8;
+  if (mode == WeightsMode::kInt8) return kernels::PackedFormat::kInt8;
+  switch (weight) {
+    // Small, and what is lost here every later token meets again in the cache; of the head, what is
+    // lost goes straight into the choice of a token.
+    case Weight::kKvA:
+    case Weight::kKvB:
+    case Weight::kK:
+    case Weight::kV:
+    case Weight::kHead:
+      return kernels::PackedFormat::kInt8;
+    default:
+      return kernels::PackedFormat::kInt4;
+  }
 }
 
 }  // namespace conclave::model

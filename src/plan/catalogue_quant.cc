@@ -64,14 +64,19 @@ Result<PartFormat> parse_part_format(std::string_view text) {
 }
 
 Quant quant_of(model::WeightsMode mode, PartFormat experts, PartFormat rest) {
-  const auto kept = [mode](PartFormat shipped) {
-    const bool to_int8 = mode == model::WeightsMode::kInt8 && shipped.format != Format::kInt4;
-    return to_int8 ? PartFormat{Format::kInt8, 8.5 / 8.0} : shipped;
+  constexpr PartFormat kInt8{Format::kInt8, 8.5 / 8.0};
+  constexpr PartFormat kInt4{Format::kInt4, 4.5 / 8.0, /*scale_only=*/true};
+  const auto kept = [mode, kInt8, kInt4](PartFormat shipped) {
+    if (mode == model::WeightsMode::kNative || shipped.format == Format::kInt4) return shipped;
+    return mode == model::WeightsMode::kInt8 ? kInt8 : kInt4;
   };
   Quant quant;
-  quant.name = mode == model::WeightsMode::kInt8 ? "int8" : "native";
+  quant.name = model::name(mode);
   quant.parts.fill(kept(rest));
   quant.of(Part::kRouted) = kept(experts);
+  if (mode == model::WeightsMode::kInt4) {
+    quant.of(Part::kHead) = quant.of(Part::kAttentionSmall) = kInt8;
+  }
   // model::kept_format: the router is float32 in every mode, and the embedding keeps its bytes.
   quant.of(Part::kRouter) = PartFormat{Format::kF32, 4.0};
   quant.of(Part::kEmbedding) = rest;

@@ -496,7 +496,7 @@ class Perplexity(CliTest):
         heldout = json.loads((EMBER / "heldout.json").read_text())
         ids = self.write("ids.json", heldout["ids"])
         result = json.loads(self.ok("perplexity", EMBER, "--ids", ids, "--json").stdout)
-        self.assertEqual(list(result), ["nll", "perplexity", "tokens"])
+        self.assertEqual(list(result), ["nll", "perplexity", "tokens", "weights"])
         self.assertEqual(result["tokens"], len(heldout["ids"]) - 1)
         self.assertAlmostEqual(result["nll"], heldout["nll"], delta=0.01)
         self.assertAlmostEqual(result["perplexity"], math.exp(result["nll"]), places=6)
@@ -508,6 +508,20 @@ class Perplexity(CliTest):
         fast = json.loads(self.ok("perplexity", EMBER, "--text", text, "--json").stdout)
         self.assertAlmostEqual(exact["nll"], fast["nll"], delta=0.1)
         self.assertIn("perplexity", self.ok("perplexity", EMBER, "--text", text).stdout)
+
+    def test_what_rounding_costs(self):
+        heldout = json.loads((EMBER / "heldout.json").read_text())
+        ids = self.write("ids.json", heldout["ids"])
+        flags = ["--ids", ids, "--weights", "int4", "--compare", "native"]
+        result = json.loads(self.ok("perplexity", EMBER, *flags, "--json").stdout)
+        self.assertEqual(result["weights"], "int4")
+        self.assertEqual(result["compared"]["weights"], "native")
+        self.assertAlmostEqual(result["compared"]["nll"], heldout["nll"], delta=0.01)
+        cost = result["perplexity"] / result["compared"]["perplexity"] - 1
+        self.assertGreater(cost, -0.01)
+        self.assertLess(cost, 0.1)
+        self.assertIn("int4 costs +", self.ok("perplexity", EMBER, *flags).stdout)
+        self.fails(2, "perplexity", EMBER, "--ids", ids, "--compare", "int3", says="--compare")
 
     def test_errors(self):
         self.fails(1, "perplexity", EMBER, "--ids", self.write("a.json", [5]), says="at least 2")
