@@ -39,7 +39,10 @@ class EventChecker {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   namespace text = conclave::text;
-  static const text::TextModel model = text::byte_model("");
+  static const text::TextModel models[] = {text::byte_model(""),
+                                           text::byte_model("", text::kFuzzTaggedConfig),
+                                           text::byte_model("", text::kFuzzHarmonyConfig)};
+  const text::TextModel& model = models[size / 4 % 3];
   std::vector<conclave::TokenId> ids;
   for (std::size_t i = 0; i + 1 < size; i += 2) {
     const std::uint32_t number = data[i] + 256u * data[i + 1];

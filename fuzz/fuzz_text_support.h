@@ -70,10 +70,35 @@ inline constexpr std::string_view kFuzzTokenizerConfig = R"({"added_tokens_decod
   "263": {"content": "<|tool_call_argument_begin|>"},
   "264": {"content": "<|tool_call_end|>"}}, "eos_token": "<|im_end|>"})";
 
-inline TextModel byte_model(std::string_view chat_template) {
+// The tags of Qwen and GLM.
+inline constexpr std::string_view kFuzzTaggedConfig = R"({"added_tokens_decoder": {
+  "256": {"content": "[EOS]", "special": true},
+  "257": {"content": "<|im_end|>", "special": true},
+  "258": {"content": "<think>"}, "259": {"content": "</think>"},
+  "260": {"content": "<tool_call>"}, "261": {"content": "</tool_call>"},
+  "262": {"content": "<arg_key>"}, "263": {"content": "</arg_key>"},
+  "264": {"content": "<arg_value>"}, "265": {"content": "</arg_value>"},
+  "266": {"content": "<function=f>"}, "267": {"content": "<parameter=a>"},
+  "268": {"content": "</parameter>"}}, "eos_token": "<|im_end|>"})";
+
+// gpt-oss's.
+inline constexpr std::string_view kFuzzHarmonyConfig = R"({"added_tokens_decoder": {
+  "256": {"content": "[EOS]", "special": true},
+  "257": {"content": "<|start|>", "special": true},
+  "258": {"content": "<|end|>", "special": true},
+  "259": {"content": "<|message|>", "special": true},
+  "260": {"content": "<|channel|>", "special": true},
+  "261": {"content": "<|constrain|>", "special": true},
+  "262": {"content": "<|return|>", "special": true},
+  "263": {"content": "<|call|>", "special": true},
+  "264": {"content": " to=functions.f"}, "265": {"content": "analysis"}},
+  "eos_token": "<|return|>"})";
+
+inline TextModel byte_model(std::string_view chat_template,
+                            std::string_view config = kFuzzTokenizerConfig) {
   const FuzzFolder folder;
   folder.write("tiktoken.model", byte_ranks());
-  folder.write("tokenizer_config.json", kFuzzTokenizerConfig);
+  folder.write("tokenizer_config.json", config);
   folder.write("chat_template.jinja", chat_template);
   auto model = TextModel::load(folder.path(), kFuzzVocab);
   CHECK(model.has_value());

@@ -26,6 +26,18 @@ TESTED_BY = {
     # The backend's parts are tested through its operations, which state the equalities that count.
     "src/backend/probe.cc": "src/backend/backend_test.cc",
     "src/backend/cpu/": "src/backend/backend_test.cc",
+    # One file a family, one test with their published configurations side by side.
+    "src/model/family_deepseek.cc": "src/model/config_test.cc",
+    "src/model/family_glm4_moe.cc": "src/model/family_test.cc",
+    "src/model/family_gpt_oss.cc": "src/model/family_test.cc",
+    "src/model/family_mixtral.cc": "src/model/family_test.cc",
+    "src/model/family_qwen3_moe.cc": "src/model/family_test.cc",
+    # What goes over HTTP needs a server: tests/e2e/test_pull.py is a hostile one.
+    "src/hub/http.cc": "tests/e2e/test_pull.py",
+    "src/hub/pull.cc": "tests/e2e/test_pull.py",
+    "src/hub/folder.cc": "src/hub/store_test.cc",
+    "src/apps/model_command.cc": "tests/e2e/test_pull.py",
+    "src/apps/model_store.cc": "tests/e2e/test_pull.py",
     # Reached through place().
     "src/plan/place_pipeline.cc": "src/plan/place_test.cc",
     "src/plan/place_slices.cc": "src/plan/place_test.cc",

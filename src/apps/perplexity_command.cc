@@ -54,9 +54,8 @@ std::string json_report(std::span<const Measured> runs, std::size_t tokens) {
   object["tokens"] = tokens;
   object["weights"] = runs.front().weights;
   if (runs.size() > 1) {
-    object["compared"] = {{"weights", runs[1].weights},
-                          {"nll", runs[1].nll},
-                          {"perplexity", std::exp(runs[1].nll)}};
+    object["compared"] = {
+        {"weights", runs[1].weights}, {"nll", runs[1].nll}, {"perplexity", std::exp(runs[1].nll)}};
   }
   return object.dump() + "\n";
 }
@@ -64,8 +63,8 @@ std::string json_report(std::span<const Measured> runs, std::size_t tokens) {
 std::string report(std::span<const Measured> runs, std::size_t tokens) {
   const Measured& first = runs.front();
   if (runs.size() == 1) {
-    return fmt::format("{} tokens, mean negative log-likelihood {:.6f}, perplexity {:.4f}\n", tokens,
-                       first.nll, std::exp(first.nll));
+    return fmt::format("{} tokens, mean negative log-likelihood {:.6f}, perplexity {:.4f}\n",
+                       tokens, first.nll, std::exp(first.nll));
   }
   std::string text = fmt::format("{} tokens\n", tokens);
   for (const Measured& run : runs) {
@@ -127,11 +126,11 @@ Result<int> run_perplexity(Program& program, const PerplexityOptions& options) {
   if (!options.compare.empty()) {
     ModelOptions other = options.model;
     other.weights = options.compare;
-    runs.push_back(TRY(measure(program, other, text, TRY(open_source(dir)))));
+    source = TRY(open_source(dir));
+    runs.push_back(TRY(measure(program, other, text, std::move(source))));
   }
   const std::size_t predicted = text.ids.size() - 1;
-  TRY(program.output.write(options.json ? json_report(runs, predicted)
-                                        : report(runs, predicted)));
+  TRY(program.output.write(options.json ? json_report(runs, predicted) : report(runs, predicted)));
   return kExitOk;
 }
 

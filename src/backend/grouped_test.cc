@@ -7,11 +7,13 @@
 namespace conclave::backend {
 namespace {
 
-class Grouped : public model::CheckpointDirTest {
+using Kind = model::TestCheckpoint::Kind;
+
+class Grouped : public model::CheckpointDirTest, public testing::WithParamInterface<Kind> {
  protected:
   void SetUp() override {
     CheckpointDirTest::SetUp();
-    auto source = open(model::TestCheckpoint(model::TestCheckpoint::Kind::kGrouped));
+    auto source = open(model::TestCheckpoint(GetParam()));
     ASSERT_TRUE(source) << source.error().message;
     source_.emplace(std::move(*source));
   }
@@ -23,10 +25,13 @@ class Grouped : public model::CheckpointDirTest {
   }
   // One, two and one heads: the second slice's belong to different KV heads.
   std::vector<model::Slice> three_slices() const {
+    const model::ModelConfig& config = source_->config();
+    const std::size_t dense = config.intermediate_size;
+    const std::size_t shared = config.shared_intermediate_size();
     std::vector<model::Slice> slices(3);
-    slices[0] = {{0, 1}, {0, 32}, {0, 0}, {0, 32}, {0, 32}, true};
-    slices[1] = {{1, 3}, {32, 32}, {0, 32}, {32, 96}, {32, 32}, false};
-    slices[2] = {{3, 4}, {32, 32}, {32, 32}, {96, 96}, {32, 64}, false};
+    slices[0] = {{0, 1}, {0, 0}, {0, 0}, {0, 32}, {0, 32}, true};
+    slices[1] = {{1, 3}, {0, 32}, {0, shared}, {32, dense}, {32, 32}, false};
+    slices[2] = {{3, 4}, {32, 32}, {shared, shared}, {dense, dense}, {32, 64}, false};
     return slices;
   }
   static std::vector<TokenId> prompt(std::size_t n) { return some_tokens(n, 3, 64); }
@@ -51,7 +56,7 @@ std::vector<float> run_in_chunks(const Node& node, const std::vector<TokenId>& t
   return logits;
 }
 
-TEST_F(Grouped, ChunksAndBatchesNeverChangeABit) {
+TEST_P(Grouped, ChunksAndBatchesNeverChangeABit) {
   for (const CpuOptions& options : {CpuOptions{.exact = true}, CpuOptions{.threads = 3},
                                     CpuOptions{.weights = model::WeightsMode::kInt8}}) {
     const std::vector<TokenId> tokens = prompt(kPrompt);
@@ -67,7 +72,7 @@ TEST_F(Grouped, ChunksAndBatchesNeverChangeABit) {
   }
 }
 
-TEST_F(Grouped, UnevenSlicesAddUpToTheWholeModel) {
+TEST_P(Grouped, UnevenSlicesAddUpToTheWholeModel) {
   const std::vector<model::Slice> s = three_slices();
   const std::vector<Part> parts = {{prompt(kPrompt), 0, kPages}, {some_tokens(5, 4, 64), 0, {7}}};
   const CpuOptions options{.exact = true};
@@ -77,7 +82,7 @@ TEST_F(Grouped, UnevenSlicesAddUpToTheWholeModel) {
   EXPECT_LT(relative_error(run(apart, parts), expected), 1e-5);
 }
 
-TEST_F(Grouped, WhoComputesSlicesNeverChangesABit) {
+TEST_P(Grouped, WhoComputesSlicesNeverChangesABit) {
   const std::vector<model::Slice> s = three_slices();
   const std::vector<Part> parts = {{prompt(kPrompt), 0, kPages}};
   for (const CpuOptions& options : {CpuOptions{.exact = true}, CpuOptions{}}) {
@@ -88,7 +93,7 @@ TEST_F(Grouped, WhoComputesSlicesNeverChangesABit) {
 }
 
 // A rank that takes over heads in the middle of an answer has cached their keys all along.
-TEST_F(Grouped, AHeadIsTakenOverWithItsPast) {
+TEST_P(Grouped, AHeadIsTakenOverWithItsPast) {
   const std::vector<model::Slice> s = three_slices();
   const CpuOptions options{};
   const std::vector<TokenId> tokens = prompt(100);
@@ -114,6 +119,11 @@ TEST_F(Grouped, AHeadIsTakenOverWithItsPast) {
   survivors.front().backend->activate(std::vector<std::size_t>{0, 1});
   EXPECT_EQ(run(survivors, {next}), expected);
 }
+
+INSTANTIATE_TEST_SUITE_P(Families, Grouped, testing::Values(Kind::kGrouped, Kind::kGptOss),
+                         [](const testing::TestParamInfo<Kind>& kind) {
+                           return std::string(kind.param == Kind::kGrouped ? "Glm" : "GptOss");
+                         });
 
 }  // namespace
 }  // namespace conclave::backend

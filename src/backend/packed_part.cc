@@ -14,7 +14,7 @@ using kernels::SourceMatrix;
 using model::Weight;
 
 constexpr auto kWeightLast = static_cast<std::uint8_t>(Weight::kHead);
-constexpr auto kFormatLast = static_cast<std::uint8_t>(PackedFormat::kInt4);
+constexpr auto kFormatLast = static_cast<std::uint8_t>(PackedFormat::kMxfp4);
 
 bool is_expert(Weight weight) {
   return weight == Weight::kExpertGate || weight == Weight::kExpertUp ||
@@ -80,10 +80,12 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
     case PackedFormat::kFp8:
       if (part.format != native) return bad;
       return {};
+    case PackedFormat::kMxfp4:
+      if (part.format != native) return bad;
+      [[fallthrough]];
     case PackedFormat::kInt4:
-      if (native == PackedFormat::kInt4 &&
-          (part.transposed || part.cols.begin % kernels::kGroup != 0 ||
-           part.cols.size() % kernels::kGroup != 0)) {
+      if (part.format == native && (part.transposed || part.cols.begin % kernels::kGroup != 0 ||
+                                    part.cols.size() % kernels::kGroup != 0)) {
         return bad;
       }
       return {};

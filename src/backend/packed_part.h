@@ -47,7 +47,7 @@ std::string describe(const PackedPart& part);  // for errors and logs
 // 8 rows u32 x 2 · 16 columns u32 x 2 · 24 size_bytes u64, little-endian. The size is there so that
 // two builds with different panels notice.
 inline constexpr std::size_t kPartEncodingSize = 32;
-inline constexpr std::uint8_t kPartVersion = 1;
+inline constexpr std::uint8_t kPartVersion = 2;
 
 std::array<std::byte, kPartEncodingSize> encode_part(const PackedPart& part);
 // kCorrupt names the field that is wrong. What decodes encodes to the same bytes, is not empty and

@@ -59,8 +59,8 @@ TEST(PackedPart, DecodingNamesTheFieldThatIsWrong) {
   using U32 = std::uint32_t;
   EXPECT_NE(decode_error(std::span(good).first(31)).find("size 31"), std::string::npos);
   EXPECT_NE(spoilt(0, U8{9}).find("version 9"), std::string::npos);
-  EXPECT_NE(spoilt(1, U8{18}).find("weight 18"), std::string::npos);
-  EXPECT_NE(spoilt(2, U8{6}).find("format 6"), std::string::npos);
+  EXPECT_NE(spoilt(1, U8{20}).find("weight 20"), std::string::npos);
+  EXPECT_NE(spoilt(2, U8{7}).find("format 7"), std::string::npos);
   EXPECT_NE(spoilt(3, U8{2}).find("transposed 2"), std::string::npos);
   EXPECT_NE(spoilt(8, U32{80}).find("rows 80"), std::string::npos);  // empty
   EXPECT_NE(spoilt(12, U32{0xffffffff}).find("rows 4294967295"), std::string::npos);
@@ -100,7 +100,7 @@ TEST(PackPart, RefusesWhatTheCheckpointDoesNotHave) {
   refused([](PackedPart& p) { p.format = PackedFormat::kBF16; });
   refused([](PackedPart& p) { p.format = PackedFormat::kFp8; });
   refused([](PackedPart& p) {
-    p = {LayerId{0}, Weight::kO, {}, {0, 16}, {0, 32}, false, PackedFormat::kInt4};
+    p = {LayerId{0}, Weight::kO, {}, {0, 16}, {0, 32}, false, PackedFormat::kMxfp4};
   });
   refused([](PackedPart& p) {
     p = {{}, Weight::kEmbedding, {}, {0, 16}, {0, 32}, false, PackedFormat::kBF16};

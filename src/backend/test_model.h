@@ -59,7 +59,7 @@ inline WeightArena slice_arena(const model::Slice& slice, const CpuOptions& opti
 }
 
 inline WeightArena common_arena(bool embedding, const CpuOptions& options,
-                               const model::ModelSource& source = ember()) {
+                                const model::ModelSource& source = ember()) {
   WeightArena arena = memory_of(cpu_common_bytes(source, embedding, options));
   ThreadPool pool(2);
   LocalPackedSource from(source, pool);

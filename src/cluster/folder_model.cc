@@ -58,7 +58,9 @@ Result<plan::Quant> stated_quant(const std::filesystem::path& dir, model::Weight
 }
 
 plan::Format format_of(const model::PartBytes& part, double bytes) {
-  if (part.format.find("int4") != std::string::npos && bytes < 0.8) return plan::Format::kInt4;
+  const bool four_bits = part.format.find("int4") != std::string::npos ||
+                         part.format.find("mxfp4") != std::string::npos;
+  if (four_bits && bytes < 0.8) return plan::Format::kInt4;
   if (part.format.find("fp8") != std::string::npos && bytes < 1.05) return plan::Format::kFp8;
   if (bytes < 1.5) return plan::Format::kInt8;
   return bytes < 3.0 ? plan::Format::kBf16 : plan::Format::kF32;

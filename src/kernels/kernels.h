@@ -9,7 +9,8 @@
 //   exact: weights dequantised to float32 without rounding, float32 activations,
 //          acc = fma(w, x, acc) over the inputs in ascending order.
 //   fast:  int8 and int4 weights meet activations rounded to int8 in groups of 32 inputs:
-//          acc = fma(float(int32 dot of the group), s_w * s_a, acc), groups in ascending order.
+//          acc = fma(float(int32 dot of the group), s_w * s_a, acc), groups in ascending order;
+//          mxfp4 weights likewise, as twice their value, which is whole, times half their scale.
 //          bf16, f16 and f32 weights: acc = fma(w, x, acc) in ascending order.
 //          fp8: per block of 128 inputs sum = fma(w, x, sum) from 0; acc = fma(sum, scale, acc).
 // Every instruction set gives the bits of the scalar code: lanes are rows, so that no sum is ever
@@ -40,6 +41,7 @@ enum class SourceFormat : std::uint8_t {
   kBF16,
   kFp8Block,   // e4m3 bytes; scales F32 [ceil(rows/128), ceil(cols/128)], multiplied
   kInt4Group,  // compressed-tensors pack-quantized; scales BF16 [rows, cols/32]
+  kMxfp4,      // E2M1, two a byte, the even input low; scales E8M0 [rows, cols/32], multiplied
 };
 
 // A matrix [rows, cols], row-major, y = W x: rows are outputs, cols are inputs. Not aligned.
@@ -49,6 +51,9 @@ struct SourceMatrix {
   std::size_t cols = 0;
   std::span<const std::byte> weights;
   std::span<const std::byte> scales;  // empty unless the format has scales
+  // Rows of the file from one row to the next: 2 where gate and up take turns. `weights` and
+  // `scales` begin with the first row and end with the last. Only kMxfp4 has another than 1.
+  std::size_t row_step = 1;
 };
 
 // out[c] = W[row, col_begin + c], exactly.
@@ -57,7 +62,7 @@ void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col
 
 // ---- Weights as kept ------------------------------------------------------------------------
 
-enum class PackedFormat : std::uint8_t { kF32, kF16, kBF16, kFp8, kInt8, kInt4 };
+enum class PackedFormat : std::uint8_t { kF32, kF16, kBF16, kFp8, kInt8, kInt4, kMxfp4 };
 
 std::string_view name(PackedFormat format);
 
@@ -99,7 +104,7 @@ void unpack_row(const PackedMatrix& matrix, std::size_t row, std::span<float> ou
 
 // ---- Activations ------------------------------------------------------------------------------
 
-// Rows of activations, as floats and, for int8 and int4 weights, rounded to int8.
+// Rows of activations, as floats and, for int8, int4 and mxfp4 weights, rounded to int8.
 struct Activations {
   std::size_t tokens = 0;
   std::size_t cols = 0;
@@ -110,6 +115,8 @@ struct Activations {
   const std::int32_t* sum = nullptr;  // [tokens, groups(cols)]: sum of q over the group
 };
 
+// Formats that meet activations rounded to int8, in groups of 32.
+constexpr bool is_integer(PackedFormat format) { return format >= PackedFormat::kInt8; }
 constexpr std::size_t groups(std::size_t cols) { return (cols + kGroup - 1) / kGroup; }
 constexpr std::size_t padded_cols(std::size_t cols) { return groups(cols) * kGroup; }
 
@@ -142,6 +149,10 @@ struct Operations {
 
   // y[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z))
   void (*silu_mul)(std::span<const float> gate, std::span<const float> up, float* y);
+
+  // y[i] = (u + 1) * g * sigmoid(1.702 * g), g = min(gate[i], limit), u = up[i] within +-limit
+  void (*clamped_swiglu)(std::span<const float> gate, std::span<const float> up, float limit,
+                         float* y);
 
   void (*sigmoid)(std::span<const float> x, float* y);
   void (*exp_minus)(std::span<const float> x, float subtract, float* y);  // exp(x - subtract)

@@ -66,6 +66,13 @@ TestMatrix make_matrix(SourceFormat format, std::size_t rows, std::size_t cols,
         append(m.scales, static_cast<float>(0.001 + 0.01 * rng.uniform()));
       }
       break;
+    case SourceFormat::kMxfp4:
+      for (std::size_t i = 0; i < n / 2; ++i)
+        append(m.weights, static_cast<std::uint8_t>(rng.next()));
+      for (std::size_t i = 0; i < n / 32; ++i) {
+        append(m.scales, static_cast<std::uint8_t>(118 + rng.next() % 8));
+      }
+      break;
     case SourceFormat::kInt4Group:
       for (std::size_t i = 0; i < n / 2; ++i)
         append(m.weights, static_cast<std::uint8_t>(rng.next()));
@@ -141,15 +148,15 @@ struct Case {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  const SourceFormat sources[] = {SourceFormat::kF32, SourceFormat::kF16, SourceFormat::kBF16,
-                                  SourceFormat::kFp8Block, SourceFormat::kInt4Group};
+  const SourceFormat sources[] = {SourceFormat::kF32,       SourceFormat::kF16,
+                                  SourceFormat::kBF16,      SourceFormat::kFp8Block,
+                                  SourceFormat::kInt4Group, SourceFormat::kMxfp4};
   for (const SourceFormat source : sources) {
     for (const std::size_t rows : {16u, 80u, 150u}) {
       for (const std::size_t cols : {32u, 96u, 288u}) {
         cases.push_back({source, native_format(source), rows, cols});
-        if (source != SourceFormat::kInt4Group) {
-          cases.push_back({source, PackedFormat::kInt8, rows, cols});
-        }
+        if (source == SourceFormat::kInt4Group || source == SourceFormat::kMxfp4) continue;
+        cases.push_back({source, PackedFormat::kInt8, rows, cols});
       }
     }
   }
@@ -230,6 +237,49 @@ TEST(Pack, Int4KeepsWhatItCanSay) {
         ASSERT_EQ(kept[c], values[row * m.cols + c]) << farthest << " " << row << " " << c;
       }
     }
+  }
+}
+
+// Every code and every scale. docs/models.md 5.4.
+TEST(Pack, Mxfp4IsExact) {
+  const float values[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, 0, -.5f, -1, -1.5f, -2, -3, -4, -6};
+  TestMatrix m{SourceFormat::kMxfp4, 255, 32, {}, {}};
+  for (std::size_t row = 0; row < m.rows; ++row) {
+    for (unsigned i = 0; i < 16; ++i) {
+      append(m.weights, static_cast<std::uint8_t>(i | ((i + row) % 16) << 4));
+    }
+    append(m.scales, static_cast<std::uint8_t>(row));
+  }
+  const Packed packed = pack(m, PackedFormat::kMxfp4);
+  for (std::size_t row = 0; row < m.rows; ++row) {
+    std::vector<float> kept(32), read(32);
+    unpack_row(packed.matrix, row, kept);
+    dequantize_row(m.view(), row, 0, read);
+    for (std::size_t c = 0; c < 32; ++c) {
+      const std::size_t code = c % 2 == 0 ? c / 2 : (c / 2 + row) % 16;
+      const float expected = std::ldexp(values[code], static_cast<int>(row) - 127);
+      ASSERT_EQ(kept[c], expected) << row << " " << c;
+      ASSERT_EQ(read[c], expected) << row << " " << c;
+    }
+  }
+}
+
+// gate and up of gpt-oss take turns in one tensor.
+TEST(Pack, Mxfp4RowsMayLieApart) {
+  const TestMatrix both = make_matrix(SourceFormat::kMxfp4, 40, 64, 5);
+  SourceMatrix second = both.view();
+  second.rows = 20;
+  second.row_step = 2;
+  second.weights = second.weights.subspan(32);
+  second.scales = second.scales.subspan(2);
+  std::vector<std::byte> bytes(panel_bytes(PackedFormat::kMxfp4, 64, 0));
+  pack_panel(second, {0, 20}, {0, 64}, false, PackedFormat::kMxfp4, 1, bytes);
+  const PackedMatrix panel = {PackedFormat::kMxfp4, 4, 64, 0, bytes};
+  std::vector<float> kept(64), expected(64);
+  for (std::size_t row = 0; row < 4; ++row) {
+    unpack_row(panel, row, kept);
+    dequantize_row(both.view(), 2 * (16 + row) + 1, 0, expected);
+    EXPECT_EQ(kept, expected);
   }
 }
 
@@ -331,7 +381,7 @@ float fast_row(const PackedMatrix& w, std::size_t row, const TestActivations& x)
 TEST(Gemm, FastIntegersFollowTheSpecificationBitForBit) {
   const Operations& ops = operations(Isa::kScalar);
   for (const Case& c : all_cases()) {
-    if (c.packed != PackedFormat::kInt8 && c.packed != PackedFormat::kInt4) continue;
+    if (!is_integer(c.packed)) continue;
     const TestMatrix m = make_matrix(c.source, c.rows, c.cols, 12);
     const Packed packed = pack(m, c.packed);
     const TestActivations x = make_activations(ops, 1, c.cols, 13);
@@ -440,6 +490,14 @@ TEST(Vectors, EveryIsaGivesTheScalarBitsAtEveryLength) {
       scalar.silu_mul(a, b, y1.data());
       ops.silu_mul(a, b, y2.data());
       ASSERT_EQ(y1, y2) << name(isa) << " silu_mul " << n;
+      scalar.clamped_swiglu(a, b, 2.0f, y1.data());
+      ops.clamped_swiglu(a, b, 2.0f, y2.data());
+      ASSERT_EQ(y1, y2) << name(isa) << " clamped_swiglu " << n;
+      for (std::size_t i = 0; i < n; ++i) {
+        const double g = std::min(double{a[i]}, 2.0);
+        const double u = std::clamp(double{b[i]}, -2.0, 2.0);
+        ASSERT_NEAR(y1[i], (u + 1.0) * g / (1.0 + std::exp(-1.702 * g)), 1e-5);
+      }
       scalar.exp_minus(a, 1.5f, y1.data());
       ops.exp_minus(a, 1.5f, y2.data());
       ASSERT_EQ(y1, y2) << name(isa) << " exp " << n;

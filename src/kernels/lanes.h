@@ -158,6 +158,24 @@ struct Int4Group {
   }
 };
 
+template <class L>
+struct Mxfp4Group {
+  static constexpr std::size_t kBytes = kInt4GroupBytes;
+  static constexpr std::int32_t kOffset = kMxfp4Offset;
+  typename L::B words[8];
+  explicit Mxfp4Group(const std::byte* p) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const auto both = L::load_bytes(p + i * 64);
+      words[i] = L::look_up(kMxfp4Table, L::low_nibbles(both));
+      words[i + 4] = L::look_up(kMxfp4Table, L::upper_nibbles(both));
+    }
+  }
+  typename L::I dot(typename L::I acc, const std::int8_t* a) const {
+    for (std::size_t i = 0; i < 8; ++i) acc = L::dot_uint4(acc, words[i], a + 4 * i);
+    return acc;
+  }
+};
+
 template <class L, class Group, std::size_t P, std::size_t T>
 // NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
@@ -196,11 +214,11 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
 // ---- int8 and int4, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc)
 // -----------------
 
-template <class L, bool kInt4, std::size_t P, std::size_t T>
+template <class L, PackedFormat kFormat, std::size_t P, std::size_t T>
 // NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
 void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t cols,
                          const Activations& x, std::size_t token, float* y, std::size_t y_stride) {
-  constexpr std::size_t kBytes = kInt4 ? kInt4GroupBytes : kInt8GroupBytes;
+  constexpr std::size_t kBytes = int_group_bytes(kFormat);
   const std::size_t n_groups = groups(cols);
   typename L::F acc[P][T];
   for (auto& row : acc) {
@@ -216,7 +234,7 @@ void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::s
       const std::size_t n = cols - g * kGroup < kGroup ? cols - g * kGroup : kGroup;
       for (std::size_t k = 0; k < n; ++k) {
         float column[kPanelRows];
-        int_group_column(base + place.weights, kInt4, k, column);
+        int_group_column(base + place.weights, kFormat, k, column);
         const auto w = L::mul(L::load(column), scale);
         for (std::size_t t = 0; t < T; ++t) {
           acc[p][t] = L::fma(w, L::broadcast(in[t][g * kGroup + k]), acc[p][t]);
@@ -249,15 +267,24 @@ void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, s
                                             y_stride);
     case PackedFormat::kInt8:
       if constexpr (kExact) {
-        return gemm_int_exact_tile<L, false, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+        return gemm_int_exact_tile<L, PackedFormat::kInt8, P, T>(base, bytes, w.cols, x, token, y,
+                                                                 y_stride);
       } else {
         return gemm_int_tile<L, Int8Group<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
       }
     case PackedFormat::kInt4:
       if constexpr (kExact) {
-        return gemm_int_exact_tile<L, true, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+        return gemm_int_exact_tile<L, PackedFormat::kInt4, P, T>(base, bytes, w.cols, x, token, y,
+                                                                 y_stride);
       } else {
         return gemm_int_tile<L, Int4Group<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
+      }
+    case PackedFormat::kMxfp4:
+      if constexpr (kExact) {
+        return gemm_int_exact_tile<L, PackedFormat::kMxfp4, P, T>(base, bytes, w.cols, x, token, y,
+                                                                  y_stride);
+      } else {
+        return gemm_int_tile<L, Mxfp4Group<L>, P, T>(base, bytes, w.cols, x, token, y, y_stride);
       }
   }
 }
@@ -381,6 +408,19 @@ template <class L>
 void silu_mul(std::span<const float> gate, std::span<const float> up, float* y) {
   map2<L>(gate.data(), up.data(), gate.size(), y, [](typename L::F g, typename L::F u) {
     return L::mul(L::mul(g, sigmoid_lanes<L>(g)), u);
+  });
+}
+
+// gpt-oss: gate and up are clamped, and up moved by one. docs/models.md 2.8.
+template <class L>
+void clamped_swiglu(std::span<const float> gate, std::span<const float> up, float limit, float* y) {
+  const auto high = L::broadcast(limit);
+  const auto low = L::broadcast(-limit);
+  map2<L>(gate.data(), up.data(), gate.size(), y, [&](typename L::F g, typename L::F u) {
+    // Bound first, value second: a NaN comes through.
+    g = L::min(high, g);
+    u = L::add(L::max(low, L::min(high, u)), L::broadcast(1.0f));
+    return L::mul(L::mul(u, g), sigmoid_lanes<L>(L::mul(g, L::broadcast(1.702f))));
   });
 }
 
@@ -571,6 +611,7 @@ Operations make_operations() {
       .quantize_row = quantize_row<L>,
       .rms_norm = rms_norm<L>,
       .silu_mul = silu_mul<L>,
+      .clamped_swiglu = clamped_swiglu<L>,
       .sigmoid = sigmoid<L>,
       .exp_minus = exp_minus<L>,
       .axpy = axpy<L>,

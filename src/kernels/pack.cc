@@ -28,7 +28,8 @@ std::size_t element_bytes(SourceFormat format) {
     case SourceFormat::kFp8Block:
       return 1;
     case SourceFormat::kInt4Group:
-      return 0;  // half a byte; has its own path
+    case SourceFormat::kMxfp4:
+      return 0;  // half a byte; have their own path
   }
   return 0;
 }
@@ -46,6 +47,25 @@ float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
          bf16_to_float(load_at<std::uint16_t>(m.scales, scale));
 }
 
+unsigned mxfp4_code(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const std::size_t at = row * m.row_step * (m.cols / 2) + col / 2;
+  const auto byte = std::to_integer<unsigned>(m.weights[at]);
+  return col % 2 == 0 ? byte & 15u : byte >> 4;
+}
+
+// Half of the scale, 2^(e - 128), as bf16: its exponent field, or a subnormal.
+std::uint16_t mxfp4_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const std::size_t at = row * m.row_step * (m.cols / kGroup) + col / kGroup;
+  const auto exponent = std::to_integer<unsigned>(m.scales[at]);
+  if (exponent >= 2) return static_cast<std::uint16_t>((exponent - 1) << 7);
+  return exponent == 1 ? 0x40u : 0x20u;  // 2^-127 and 2^-128
+}
+
+float mxfp4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
+  const int twice = int{kMxfp4Table[mxfp4_code(m, row, col)]} - kMxfp4Offset;
+  return static_cast<float>(twice) * bf16_to_float(mxfp4_scale(m, row, col));
+}
+
 float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const std::size_t index = row * m.cols + col;
   switch (m.format) {
@@ -59,6 +79,8 @@ float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
       return e4m3_to_float(load_at<std::uint8_t>(m.weights, index)) * fp8_scale(m, row, col);
     case SourceFormat::kInt4Group:
       return int4_value(m, row, col);
+    case SourceFormat::kMxfp4:
+      return mxfp4_value(m, row, col);
   }
   return 0.0f;
 }
@@ -247,6 +269,20 @@ void pack_int4_group(const PanelSource& s, std::size_t group, std::span<std::byt
   }
 }
 
+void pack_mxfp4_group(const PanelSource& s, std::size_t group, std::span<std::byte> out) {
+  const IntGroupPlace place = int_group_place(group, kInt4GroupBytes);
+  const std::size_t col = s.col + group * kGroup;
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    const std::uint16_t scale = mxfp4_scale(s.matrix, s.row + r, col);
+    std::memcpy(out.data() + place.scales + r * 2, &scale, 2);
+    for (std::size_t k = 0; k < kGroup / 2; ++k) {
+      const unsigned low = mxfp4_code(s.matrix, s.row + r, col + k);
+      const unsigned high = mxfp4_code(s.matrix, s.row + r, col + k + kGroup / 2);
+      out[place.weights + k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low | high << 4);
+    }
+  }
+}
+
 // Rows beyond the matrix hold true zero: 128 and 8 stand for it in the integer formats.
 void fill_padding(PackedFormat format, std::size_t n_groups, std::span<std::byte> out) {
   std::memset(out.data(), 0, out.size());
@@ -274,6 +310,8 @@ std::string_view name(PackedFormat format) {
       return "int8";
     case PackedFormat::kInt4:
       return "int4";
+    case PackedFormat::kMxfp4:
+      return "mxfp4";
   }
   return "?";
 }
@@ -290,6 +328,8 @@ PackedFormat native_format(SourceFormat format) {
       return PackedFormat::kFp8;
     case SourceFormat::kInt4Group:
       return PackedFormat::kInt4;
+    case SourceFormat::kMxfp4:
+      return PackedFormat::kMxfp4;
   }
   return PackedFormat::kF32;
 }
@@ -316,6 +356,7 @@ std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block
     case PackedFormat::kInt8:
       return n_groups * kInt8GroupBytes + scale_lines;
     case PackedFormat::kInt4:
+    case PackedFormat::kMxfp4:
       return n_groups * kInt4GroupBytes + scale_lines;
   }
   return 0;
@@ -362,6 +403,11 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
       CHECK(!transposed);
       CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
       for (std::size_t g = 0; g < n_groups; ++g) pack_int4_group(s, g, out);
+      return;
+    case PackedFormat::kMxfp4:
+      CHECK(source.format == SourceFormat::kMxfp4 && !transposed);
+      CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
+      for (std::size_t g = 0; g < n_groups; ++g) pack_mxfp4_group(s, g, out);
       return;
   }
 }

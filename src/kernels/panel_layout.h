@@ -7,6 +7,7 @@
 //          weights of both groups. A group is 8 words of 4 inputs x 16 rows: byte (row * 4 + j) of
 //          word i is input 4 * i + j, plus 128. This is the operand of VNNI and of an AMX tile.
 //   int4:  the same, but words i and i + 4 share 64 bytes as low and high nibbles, plus 8.
+//   mxfp4: as int4, nibbles being E2M1 codes and scales half of the file's.
 //   The odd last group of a row still has a 64-byte line of scales; padding weights are zero.
 #pragma once
 
@@ -41,17 +42,30 @@ inline IntGroupPlace int_group_place(std::size_t group, std::size_t group_bytes)
   return {pair_base + kScaleLineBytes + second * group_bytes, pair_base + second * 32};
 }
 
+constexpr std::size_t int_group_bytes(PackedFormat format) {
+  return format == PackedFormat::kInt8 ? kInt8GroupBytes : kInt4GroupBytes;
+}
+
+// Twice the value of each E2M1 code, plus 12: unsigned, as a table for byte shuffles.
+inline constexpr std::int32_t kMxfp4Offset = 12;
+alignas(16) inline constexpr std::uint8_t kMxfp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24,
+                                                             12, 11, 10, 9,  8,  6,  4,  0};
+
 // Column `k` (0..31) of a group as 16 integers, in float.
-inline void int_group_column(const std::byte* weights, bool int4, std::size_t k, float* column) {
+inline void int_group_column(const std::byte* weights, PackedFormat format, std::size_t k,
+                             float* column) {
   const std::size_t word = k / 4;
   for (std::size_t row = 0; row < kPanelRows; ++row) {
-    if (int4) {
-      const auto byte = std::to_integer<unsigned>(weights[(word % 4) * 64 + row * 4 + k % 4]);
-      column[row] = static_cast<float>(static_cast<int>(word < 4 ? byte & 15u : byte >> 4) - 8);
-    } else {
+    if (format == PackedFormat::kInt8) {
       const auto byte = std::to_integer<int>(weights[word * 64 + row * 4 + k % 4]);
       column[row] = static_cast<float>(byte - 128);
+      continue;
     }
+    const auto byte = std::to_integer<unsigned>(weights[(word % 4) * 64 + row * 4 + k % 4]);
+    const unsigned nibble = word < 4 ? byte & 15u : byte >> 4;
+    column[row] = format == PackedFormat::kInt4
+                      ? static_cast<float>(static_cast<int>(nibble) - 8)
+                      : static_cast<float>(static_cast<int>(kMxfp4Table[nibble]) - kMxfp4Offset);
   }
 }
 

@@ -31,11 +31,11 @@ float fp8_value(const std::byte* panel, std::size_t block_offset, std::size_t la
   return e4m3_to_float(bits) * load_f32(panel + offset + lane * 4);
 }
 
-float int_value(const std::byte* panel, bool int4, std::size_t lane, std::size_t col) {
+float int_value(const std::byte* panel, PackedFormat format, std::size_t lane, std::size_t col) {
   const std::size_t group = col / kGroup;
-  const IntGroupPlace place = int_group_place(group, int4 ? kInt4GroupBytes : kInt8GroupBytes);
+  const IntGroupPlace place = int_group_place(group, int_group_bytes(format));
   float column[kPanelRows];
-  int_group_column(panel + place.weights, int4, col % kGroup, column);
+  int_group_column(panel + place.weights, format, col % kGroup, column);
   return column[lane] * bf16_to_float(load_u16(panel + place.scales + lane * 2));
 }
 
@@ -62,10 +62,9 @@ void unpack_row(const PackedMatrix& m, std::size_t row, std::span<float> out) {
         out[c] = fp8_value(panel, m.block_offset, lane, c);
         break;
       case PackedFormat::kInt8:
-        out[c] = int_value(panel, false, lane, c);
-        break;
       case PackedFormat::kInt4:
-        out[c] = int_value(panel, true, lane, c);
+      case PackedFormat::kMxfp4:
+        out[c] = int_value(panel, m.format, lane, c);
         break;
     }
   }

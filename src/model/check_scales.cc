@@ -37,6 +37,7 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
 constexpr auto kIsBadBf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
 constexpr auto kIsBadF16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
 constexpr auto kIsBadF32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
+constexpr auto kIsBadE8m0 = [](std::uint8_t bits) { return bits == 0xff; };
 constexpr auto kIsBadE4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
@@ -58,6 +59,7 @@ std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix)
       return first_bad<std::uint16_t>(matrix.weights, kIsBadBf16);
     case kernels::SourceFormat::kFp8Block:
     case kernels::SourceFormat::kInt4Group:
+    case kernels::SourceFormat::kMxfp4:
       break;
   }
   return std::nullopt;
@@ -68,6 +70,13 @@ Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view 
   if (matrix.format == kernels::SourceFormat::kInt4Group) {
     if (const auto bad = first_bad<std::uint16_t>(matrix.scales, kIsBadBf16)) {
       return bad_value(label, ".weight_scale", *bad, matrix.cols / kernels::kGroup, first_row);
+    }
+  }
+  if (matrix.format == kernels::SourceFormat::kMxfp4) {
+    if (const auto bad = first_bad<std::uint8_t>(matrix.scales, kIsBadE8m0)) {
+      // Of the rows as they lie in the file, those of the matrix between included.
+      return bad_value(label, "_scales", *bad, matrix.cols / kernels::kGroup,
+                       first_row * matrix.row_step);
     }
   }
   if (matrix.format == kernels::SourceFormat::kFp8Block) {

@@ -61,7 +61,8 @@ Result<QuantMethod> read_quantization(const Fields& owner) {
   const std::string method = TRY(quant->text("quant_method"));
   if (method == "compressed-tensors") return read_compressed_tensors(*quant);
   if (method == "fp8") return read_fp8(*quant);
-  return quant->not_supported("quant_method", "\"compressed-tensors\" or \"fp8\"");
+  if (method == "mxfp4") return QuantMethod::kMxfp4;  // has nothing to choose
+  return quant->not_supported("quant_method", "\"compressed-tensors\", \"fp8\" or \"mxfp4\"");
 }
 
 }  // namespace conclave::model

@@ -58,7 +58,7 @@ TEST(ReadQuantization, OtherLayoutsAreRefused) {
   EXPECT_FALSE(read(quant));
   EXPECT_EQ(read({{"quant_method", "gptq"}}).error().message,
             "config.json: quantization_config.quant_method: \"gptq\", expected "
-            "\"compressed-tensors\" or \"fp8\"");
+            "\"compressed-tensors\", \"fp8\" or \"mxfp4\"");
   EXPECT_FALSE(read("fp8"));
 }
 

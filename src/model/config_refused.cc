@@ -40,16 +40,20 @@ Result<void> refuse_other_maths(const Fields& fields, const Description& descrip
   };
   for (const auto& [field, value] : only_values) TRY(fields.expect_if_present(field, value));
 
-  // Sliding windows, soft caps, the sparse attention of DeepSeek V3.2, clamped activations.
-  for (const std::string_view field :
-       {"sliding_window", "attention_chunk_size", "attn_logit_softcapping",
-        "final_logit_softcapping", "index_topk", "index_n_heads", "index_head_dim", "swiglu_limit",
-        "linear_attn_config"}) {
+  // Soft caps, the sparse attention of DeepSeek V3.2, and what the family has not read itself.
+  std::vector<std::string_view> unknown = {
+      "attention_chunk_size", "attn_logit_softcapping", "final_logit_softcapping", "index_topk",
+      "index_n_heads",        "index_head_dim",         "linear_attn_config"};
+  if (config.sliding_window == 0) unknown.emplace_back("sliding_window");
+  if (config.swiglu_limit == 0.0f) unknown.emplace_back("swiglu_limit");
+  for (const std::string_view field : unknown) {
     if (fields.find(field) != nullptr) return fields.not_supported(field, "no such field");
   }
 
-  TRY(expect_per_layer(fields, "layer_types", config.n_layers,
-                       [](std::size_t) { return std::string("full_attention"); }));
+  TRY(expect_per_layer(fields, "layer_types", config.n_layers, [&config](std::size_t layer) {
+    const bool slides = config.window(LayerId{static_cast<std::uint16_t>(layer)}) != SIZE_MAX;
+    return std::string(slides ? "sliding_attention" : "full_attention");
+  }));
   return expect_per_layer(fields, "mlp_layer_types", config.n_layers, [&config](std::size_t layer) {
     const bool moe = config.is_moe(LayerId{static_cast<std::uint16_t>(layer)});
     return std::string(moe ? "sparse" : "dense");

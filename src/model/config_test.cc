@@ -104,7 +104,7 @@ TEST(Config, UnknownArchitecturesAreNamed) {
               std::string("config.json: architectures: [\"") + name +
                   "\"], expected one of DeepseekV2ForCausalLM DeepseekV3ForCausalLM "
                   "KimiK25ForConditionalGeneration Qwen3MoeForCausalLM MixtralForCausalLM "
-                  "Glm4MoeForCausalLM");
+                  "Glm4MoeForCausalLM GptOssForCausalLM");
   }
   EXPECT_NE(error_with("model_type", "kimi_linear"), "parsed");
 }

@@ -16,6 +16,7 @@ enum class QuantMethod : std::uint8_t {
   kNone,
   kInt4Group,  // compressed-tensors pack-quantized, groups of 32
   kFp8Block,   // e4m3, blocks of 128 x 128
+  kMxfp4,      // experts alone, as gpt-oss has them
 };
 
 // What a family says about rotation beyond the fields themselves.
@@ -29,6 +30,7 @@ struct Description {
   std::string tensor_prefix;           // "language_model." or nothing
   std::string_view moe_block = "mlp";  // what holds router and experts, in a layer
   std::array<std::string_view, 3> expert_modules = {"gate_proj", "up_proj", "down_proj"};
+  std::string_view router_module = "gate";
   RopeDefaults rope_defaults;
   bool has_vision = false;       // vision_tower.*, mm_projector.* may be there
   bool tied_head = false;        // the head is the embedding; no lm_head.weight

@@ -5,7 +5,7 @@
 namespace conclave::model {
 
 std::span<const Family> families() {
-  static constexpr std::array<Family, 6> kFamilies = {{
+  static constexpr std::array<Family, 7> kFamilies = {{
       {"DeepseekV2ForCausalLM", "", "", {"deepseek_v2", "deepseek_v2"}, describe_deepseek_v2},
       {"DeepseekV3ForCausalLM", "", "", {"deepseek_v3", "kimi_k2"}, describe_deepseek_v3},
       {"KimiK25ForConditionalGeneration",
@@ -16,6 +16,7 @@ std::span<const Family> families() {
       {"Qwen3MoeForCausalLM", "", "", {"qwen3_moe", "qwen3_moe"}, describe_qwen3_moe},
       {"MixtralForCausalLM", "", "", {"mixtral", "mixtral"}, describe_mixtral},
       {"Glm4MoeForCausalLM", "", "", {"glm4_moe", "glm4_moe"}, describe_glm4_moe},
+      {"GptOssForCausalLM", "", "", {"gpt_oss", "gpt_oss"}, describe_gpt_oss},
   }};
   return kFamilies;
 }
@@ -71,8 +72,7 @@ Result<void> read_grouped_attention(const Fields& fields, double rotary_share,
   return {};
 }
 
-Result<void> read_experts(const Fields& fields, std::string_view count_field,
-                          ModelConfig& config) {
+Result<void> read_experts(const Fields& fields, std::string_view count_field, ModelConfig& config) {
   config.n_experts = TRY(fields.count(count_field, kExpertCount));
   config.experts_per_token = TRY(fields.count("num_experts_per_tok", {1, config.n_experts}));
   return {};

@@ -29,6 +29,7 @@ Result<void> describe_deepseek_v3(const Fields& fields, Description& out);  // a
 Result<void> describe_qwen3_moe(const Fields& fields, Description& out);
 Result<void> describe_mixtral(const Fields& fields, Description& out);
 Result<void> describe_glm4_moe(const Fields& fields, Description& out);
+Result<void> describe_gpt_oss(const Fields& fields, Description& out);
 
 // ---- Parts that families share ------------------------------------------------------------------
 

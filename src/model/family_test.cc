@@ -50,6 +50,22 @@ json glm_45() {
   })");
 }
 
+json gpt_oss_20b() {
+  return json::parse(R"({
+    "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "vocab_size": 201088,
+    "hidden_size": 2880, "num_hidden_layers": 4, "intermediate_size": 2880, "head_dim": 64,
+    "num_local_experts": 32, "num_experts_per_tok": 4, "experts_per_token": 4,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "attention_bias": true,
+    "hidden_act": "silu", "rms_norm_eps": 1e-05, "rope_theta": 150000, "sliding_window": 128,
+    "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0,
+      "original_max_position_embeddings": 4096, "rope_type": "yarn", "truncate": false},
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    "initial_context_length": 4096, "max_position_embeddings": 131072, "swiglu_limit": 7.0,
+    "tie_word_embeddings": false, "eos_token_id": 200002, "pad_token_id": 199999,
+    "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+  })");
+}
+
 Result<Description> describe(const json& config) {
   return parse_description(config.dump(), "config.json");
 }
@@ -93,7 +109,8 @@ TEST(Family, Qwen3MoeHasDenseLayersWhereItSaysSo) {
     if (c.is_moe(LayerId{layer})) moe.push_back(layer);
   }
   EXPECT_EQ(moe, (std::vector<std::size_t>{1, 5}));
-  for (const json& bad : {json(3), json({6}), json({-1}), json({3, 3}), json({4, 2}), json({"a"})}) {
+  for (const json& bad :
+       {json(3), json({6}), json({-1}), json({3, 3}), json({4, 2}), json({"a"})}) {
     EXPECT_NE(error_with(config, "mlp_only_layers", bad).find("mlp_only_layers"), std::string::npos)
         << bad;
   }
@@ -135,6 +152,33 @@ TEST(Family, Glm4MoeAsPublished) {
       {"rope_type", "default"}, {"rope_theta", 1000000.0}, {"partial_rotary_factor", 0.5}};
   EXPECT_EQ(config_of(newer).qk_rope_head_dim, 64u);
   EXPECT_EQ(config_of(newer).rope, c.rope);
+}
+
+TEST(Family, GptOssAsPublished) {
+  const auto description = describe(gpt_oss_20b());
+  ASSERT_TRUE(description) << description.error().message;
+  const ModelConfig& c = description->config;
+  EXPECT_EQ(c.qk_head_dim(), 64u);
+  EXPECT_TRUE(c.attention_bias && c.all_biases && c.attention_sinks);
+  EXPECT_EQ(c.window(LayerId{0}), 128u);
+  EXPECT_EQ(c.window(LayerId{1}), SIZE_MAX);
+  EXPECT_EQ(c.sliding_layers, (std::vector<std::uint16_t>{0, 2}));
+  EXPECT_EQ(c.swiglu_limit, 7.0f);
+  EXPECT_EQ(description->quant, QuantMethod::kMxfp4);
+  EXPECT_EQ(description->router_module, "router");
+  const RopeTable rope = rope_table(c);
+  EXPECT_NEAR(rope.rotation_scale, 1.3465736, 1e-6);  // docs/models.md 2.9
+  EXPECT_NEAR(rope.softmax_scale, 0.125, 1e-12);
+
+  json other = gpt_oss_20b();
+  other["layer_types"].erase(0);
+  EXPECT_FALSE(describe(other));
+  other["layer_types"] = {"sliding_attention", "full_attention", "full_attention",
+                          "full_attention"};
+  EXPECT_EQ(config_of(other).sliding_layers, std::vector<std::uint16_t>{0});
+  other["layer_types"][1] = "linear_attention";
+  EXPECT_FALSE(describe(other));
+  EXPECT_NE(error_with(gpt_oss_20b(), "attention_bias", false), "read");
 }
 
 TEST(Family, DefaultsAreThoseOfTheFamily) {

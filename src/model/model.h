@@ -56,8 +56,8 @@ struct ModelConfig {
   std::size_t vocab_size = 0;
   std::size_t hidden_size = 0;
   std::size_t n_layers = 0;
-  std::size_t n_dense_layers = 0;  // first_k_dense_replace
-  std::size_t moe_layer_freq = 1;  // decoder_sparse_step
+  std::size_t n_dense_layers = 0;           // first_k_dense_replace
+  std::size_t moe_layer_freq = 1;           // decoder_sparse_step
   std::size_t moe_layer_shift = 0;          // MoE where (layer + shift) % freq == 0
   std::vector<std::uint16_t> dense_layers;  // mlp_only_layers: dense besides, ascending
   std::size_t intermediate_size = 0;
@@ -81,8 +81,13 @@ struct ModelConfig {
   std::size_t qk_rope_head_dim = 0;
   std::size_t v_head_dim = 0;
   bool rope_interleaved = true;
-  bool qk_norm = false;         // RMSNorm of each head's query and key, before RoPE
-  bool attention_bias = false;  // of q, k and v
+  bool qk_norm = false;            // RMSNorm of each head's query and key, before RoPE
+  bool attention_bias = false;     // of q, k and v
+  bool all_biases = false;         // of o, the router and the experts too
+  bool attention_sinks = false;    // one more score a head in the softmax, without a value
+  std::size_t sliding_window = 0;  // what `sliding_layers` see, the position itself in it
+  std::vector<std::uint16_t> sliding_layers;  // ascending
+  float swiglu_limit = 0.0f;  // above 0: gpt-oss's clamped activation. docs/models.md 2.8
   float rms_norm_eps = 1e-6f;
   float inner_norm_eps = 1e-6f;  // q_a_layernorm, kv_a_layernorm: docs/models.md 2.1
   RopeConfig rope;
@@ -94,6 +99,10 @@ struct ModelConfig {
            !std::ranges::binary_search(dense_layers, layer.value);
   }
   bool is_grouped() const { return n_kv_heads > 0; }
+  // How many positions back from a row, itself in it, attention looks.
+  std::size_t window(LayerId layer) const {
+    return std::ranges::binary_search(sliding_layers, layer.value) ? sliding_window : SIZE_MAX;
+  }
   std::size_t n_moe_layers() const;
   std::size_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   std::size_t kv_width() const {  // values cached per token and layer
@@ -207,7 +216,8 @@ class ModelSource {
   std::vector<float> norm(LayerId layer, Norm norm) const;  // layer ignored for kFinal
   std::vector<float> router_bias(LayerId layer) const;      // zeros when the model has none
   // What is added to the product of a matrix, one value a row; empty when the model has none.
-  std::vector<float> bias(LayerId layer, Weight weight) const;
+  std::vector<float> bias(LayerId layer, Weight weight, ExpertId expert = {}) const;
+  std::vector<float> sinks(LayerId layer) const;  // [heads]; empty when the model has none
 
   // The files and the name behind a matrix, for errors: "x.safetensors:
   // model.layers.0.mlp.up_proj".

@@ -19,7 +19,7 @@ constexpr std::array<std::string_view, kWeights> kModules = {
     "self_attn.k_proj",
     "self_attn.v_proj",
     "self_attn.o_proj",
-    "gate",
+    "",  // Description::router_module
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",
@@ -39,8 +39,7 @@ std::string in_layer(const Description& description, LayerId layer, std::string_
 }
 
 std::string in_moe_block(const Description& description, LayerId layer, std::string_view rest) {
-  return in_layer(description, layer,
-                  std::string(description.moe_block) + "." + std::string(rest));
+  return in_layer(description, layer, std::string(description.moe_block) + "." + std::string(rest));
 }
 
 struct LayerName {
@@ -69,7 +68,9 @@ std::string linear_name(const Description& description, LayerId layer, Weight we
   if (weight == Weight::kEmbedding || weight == Weight::kHead) {
     return description.tensor_prefix + std::string(module);
   }
-  if (weight == Weight::kRouter) return in_moe_block(description, layer, module);
+  if (weight == Weight::kRouter) {
+    return in_moe_block(description, layer, description.router_module);
+  }
   if (weight < Weight::kExpertGate) return in_layer(description, layer, module);
   const std::size_t part =
       static_cast<std::size_t>(weight) - static_cast<std::size_t>(Weight::kExpertGate);
@@ -104,6 +105,10 @@ std::string router_bias_name(const Description& description, LayerId layer) {
 
 std::string bias_name(const Description& description, LayerId layer, Weight weight) {
   return linear_name(description, layer, weight) + ".bias";
+}
+
+std::string sinks_name(const Description& description, LayerId layer) {
+  return in_layer(description, layer, "self_attn.sinks");
 }
 
 std::string fused_gate_up_name(const Description& description, LayerId layer) {

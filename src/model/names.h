@@ -17,6 +17,7 @@ std::string linear_name(const Description& description, LayerId layer, Weight we
 std::string norm_name(const Description& description, LayerId layer, Norm norm);
 std::string router_bias_name(const Description& description, LayerId layer);
 std::string bias_name(const Description& description, LayerId layer, Weight weight);
+std::string sinks_name(const Description& description, LayerId layer);
 
 // transformers 5 may write all experts of a layer as one tensor.
 std::string fused_gate_up_name(const Description& description, LayerId layer);

@@ -47,6 +47,8 @@ std::uint64_t file_bytes_of(const kernels::SourceMatrix& matrix) {
       return count * 2;
     case kernels::SourceFormat::kFp8Block:
       return count + 4 * blocks(matrix.rows) * blocks(matrix.cols);
+    case kernels::SourceFormat::kMxfp4:
+      return count / 2 + count / kernels::kGroup;
     case kernels::SourceFormat::kInt4Group:
       break;
   }
@@ -121,8 +123,8 @@ ModelReport report(const ModelConfig& config, const MatrixOf& matrix_of, VectorB
     for (std::size_t w = 0; w < kWeights; ++w) {
       const auto weight = static_cast<Weight>(w);
       if (!layer_has(config, layer, weight)) continue;
-      if (has_bias(config, weight)) n_norms += shape_of(config, weight).rows;
       const std::size_t count = is_expert(weight) ? config.n_experts : 1;
+      if (has_bias(config, weight)) n_norms += count * shape_of(config, weight).rows;
       for (std::size_t e = 0; e < count; ++e) {
         summer.add(weight, matrix_of(layer, weight, ExpertId{static_cast<std::uint16_t>(e)}));
       }
@@ -131,8 +133,10 @@ ModelReport report(const ModelConfig& config, const MatrixOf& matrix_of, VectorB
       const auto norm = static_cast<Norm>(n);
       if (layer_has(config, norm)) n_norms += norm_size(config, norm);
     }
-    const bool has_bias = config.is_moe(layer) && config.router == RouterKind::kSigmoidBiased;
-    if (has_bias) n_biases += config.n_experts;
+    if (config.attention_sinks) n_norms += config.n_heads;
+    const bool selects_with_bias =
+        config.is_moe(layer) && config.router == RouterKind::kSigmoidBiased;
+    if (selects_with_bias) n_biases += config.n_experts;
   }
   summer.add_vectors(Part::kNorms, n_norms, vector_bytes.norms);
   if (n_biases > 0) summer.add_vectors(Part::kRouter, n_biases, vector_bytes.router_biases);

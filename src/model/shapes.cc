@@ -100,8 +100,20 @@ bool layer_has(const ModelConfig& config, Norm norm) {
 }
 
 bool has_bias(const ModelConfig& config, Weight weight) {
-  return config.attention_bias &&
-         (weight == Weight::kQ || weight == Weight::kK || weight == Weight::kV);
+  switch (weight) {
+    case Weight::kQ:
+    case Weight::kK:
+    case Weight::kV:
+      return config.attention_bias;
+    case Weight::kO:
+    case Weight::kRouter:
+    case Weight::kExpertGate:
+    case Weight::kExpertUp:
+    case Weight::kExpertDown:
+      return config.all_biases;
+    default:
+      return false;
+  }
 }
 
 }  // namespace conclave::model

@@ -15,7 +15,7 @@ std::size_t norm_size(const ModelConfig& config, Norm norm);
 
 // Whether a layer has this weight; kEmbedding and kHead belong to no layer.
 bool layer_has(const ModelConfig& config, LayerId layer, Weight weight);
-bool layer_has(const ModelConfig& config, Norm norm);  // all layers alike; kFinal: none
+bool layer_has(const ModelConfig& config, Norm norm);     // all layers alike; kFinal: none
 bool has_bias(const ModelConfig& config, Weight weight);  // wherever a layer has the weight
 
 inline bool is_expert(Weight weight) {

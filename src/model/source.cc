@@ -115,9 +115,27 @@ std::vector<float> ModelSource::router_bias(LayerId layer) const {
   return read_vector(*tensor).value();
 }
 
-std::vector<float> ModelSource::bias(LayerId layer, Weight weight) const {
-  CHECK(layer.value < config().n_layers && weight < Weight::kExpertGate);
-  const Tensor* tensor = state_->table.layers[layer.value].biases[static_cast<std::size_t>(weight)];
+std::vector<float> ModelSource::bias(LayerId layer, Weight weight, ExpertId expert) const {
+  CHECK(layer.value < config().n_layers);
+  const LayerTable& table = state_->table.layers[layer.value];
+  if (!is_expert(weight)) {
+    const Tensor* tensor = table.biases[static_cast<std::size_t>(weight)];
+    return tensor == nullptr ? std::vector<float>{} : read_vector(*tensor).value();
+  }
+  const bool is_down = weight == Weight::kExpertDown;
+  const Tensor* all = is_down ? table.down_bias : table.gate_up_bias;
+  if (all == nullptr) return {};
+  const std::size_t step = is_down ? 1 : 2;  // gate and up take turns
+  const std::size_t rows = shape_of(config(), weight).rows;
+  const std::size_t first = expert.value * rows * step + (weight == Weight::kExpertUp ? 1 : 0);
+  std::vector<float> values(rows);
+  for (std::size_t i = 0; i < rows; ++i) values[i] = float_at(*all, first + i * step);
+  return values;
+}
+
+std::vector<float> ModelSource::sinks(LayerId layer) const {
+  CHECK(layer.value < config().n_layers);
+  const Tensor* tensor = state_->table.layers[layer.value].sinks;
   return tensor == nullptr ? std::vector<float>{} : read_vector(*tensor).value();
 }
 
@@ -156,6 +174,8 @@ ModelReport inspect(const ModelSource& source, WeightsMode mode) {
       vectors.norms += norm == nullptr ? 0 : norm->bytes.size();
     for (const Tensor* bias : layer.biases)
       vectors.norms += bias == nullptr ? 0 : bias->bytes.size();
+    for (const Tensor* more : {layer.sinks, layer.gate_up_bias, layer.down_bias})
+      vectors.norms += more == nullptr ? 0 : more->bytes.size();
     if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
   }
   const auto matrix_of = [&source](LayerId layer, Weight weight, ExpertId expert) {

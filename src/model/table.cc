@@ -75,15 +75,78 @@ class TableBuilder {
       const auto norm = static_cast<Norm>(i);
       if (layer_has(config_, norm)) table.norms[i] = TRY(take_norm(layer, norm));
     }
+    if (config_.attention_sinks) {
+      table.sinks = TRY(take(sinks_name(description_, layer), kPlainTypes, {config_.n_heads}));
+    }
     if (!config_.is_moe(layer)) return table;
     if (config_.router == RouterKind::kSigmoidBiased) {
       table.router_bias =
           TRY(take(router_bias_name(description_, layer), kPlainTypes, {config_.n_experts}));
     }
-    table.experts = checkpoint_.find(fused_gate_up_name(description_, layer)) != nullptr
-                        ? TRY(take_fused_experts(layer))
-                        : TRY(take_experts(layer));
+    if (config_.all_biases && description_.quant != QuantMethod::kMxfp4) {
+      return unsupported("config.json: " + config_.architecture +
+                         " without quantization_config: only its MXFP4 experts can be read");
+    }
+    if (description_.quant == QuantMethod::kMxfp4) {
+      table.experts = TRY(take_mxfp4_experts(layer));
+    } else if (checkpoint_.find(fused_gate_up_name(description_, layer)) != nullptr) {
+      table.experts = TRY(take_fused_experts(layer));
+    } else {
+      table.experts = TRY(take_experts(layer));
+    }
+    if (!has_bias(config_, Weight::kExpertUp)) return table;
+    table.gate_up_bias = TRY(take(fused_gate_up_name(description_, layer) + "_bias", kPlainTypes,
+                                  {config_.n_experts, 2 * config_.moe_intermediate_size}));
+    table.down_bias = TRY(take(fused_down_name(description_, layer) + "_bias", kPlainTypes,
+                               {config_.n_experts, config_.hidden_size}));
     return table;
+  }
+
+  // Blocks U8 [experts, rows, inputs / 32, 16], scales U8 [experts, rows, inputs / 32]; the rows of
+  // gate and up take turns. docs/models.md 4.3, 5.4.
+  Result<std::vector<Linear>> take_mxfp4_experts(LayerId layer) {
+    const std::size_t width = config_.moe_intermediate_size;
+    const std::size_t hidden = config_.hidden_size;
+    if (width % kernels::kGroup != 0 || hidden % kernels::kGroup != 0) {
+      return unsupported(fused_down_name(description_, layer) + ": MXFP4 with " +
+                         std::to_string(hidden) + " and " + std::to_string(width) +
+                         " inputs, expected multiples of 32");
+    }
+    struct Stacked {
+      const Tensor* blocks;
+      const Tensor* scales;
+    };
+    const auto take_stacked = [&](const std::string& name, std::size_t rows,
+                                  std::size_t cols) -> Result<Stacked> {
+      const std::size_t groups = cols / kernels::kGroup;
+      constexpr std::array kBytes = {DType::kU8};
+      return Stacked{TRY(take(name + "_blocks", kBytes, {config_.n_experts, rows, groups, 16})),
+                     TRY(take(name + "_scales", kBytes, {config_.n_experts, rows, groups}))};
+    };
+    const Stacked gate_up =
+        TRY(take_stacked(fused_gate_up_name(description_, layer), 2 * width, hidden));
+    const Stacked down = TRY(take_stacked(fused_down_name(description_, layer), hidden, width));
+    // `rows` rows from `first` on, every `step`-th.
+    const auto part = [](const Stacked& from, std::size_t first, std::size_t rows, std::size_t cols,
+                         std::size_t step) {
+      const std::size_t count = (rows - 1) * step + 1;
+      const std::size_t row_bytes = cols / 2;
+      const std::size_t row_scales = cols / kernels::kGroup;
+      return Linear{from.blocks,
+                    from.scales,
+                    nullptr,
+                    {kernels::SourceFormat::kMxfp4, rows, cols,
+                     from.blocks->bytes.subspan(first * row_bytes, count * row_bytes),
+                     from.scales->bytes.subspan(first * row_scales, count * row_scales), step}};
+    };
+    std::vector<Linear> experts;
+    experts.reserve(3 * config_.n_experts);
+    for (std::size_t e = 0; e < config_.n_experts; ++e) {
+      experts.push_back(part(gate_up, 2 * width * e, width, hidden, 2));
+      experts.push_back(part(gate_up, 2 * width * e + 1, width, hidden, 2));
+      experts.push_back(part(down, hidden * e, hidden, width, 1));
+    }
+    return experts;
   }
 
   Result<std::vector<Linear>> take_experts(LayerId layer) {
@@ -275,6 +338,9 @@ std::vector<const Tensor*> TensorTable::vectors() const {
     if (layer.router_bias != nullptr) found.push_back(layer.router_bias);
     for (const Tensor* bias : layer.biases) {
       if (bias != nullptr) found.push_back(bias);
+    }
+    for (const Tensor* more : {layer.sinks, layer.gate_up_bias, layer.down_bias}) {
+      if (more != nullptr) found.push_back(more);
     }
   }
   return found;

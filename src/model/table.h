@@ -25,6 +25,10 @@ struct LayerTable {
   std::array<const formats::Tensor*, static_cast<std::size_t>(Norm::kFinal)> norms{};
   const formats::Tensor* router_bias = nullptr;
   std::array<const formats::Tensor*, static_cast<std::size_t>(Weight::kExpertGate)> biases{};
+  const formats::Tensor* sinks = nullptr;
+  // Of all experts: [experts, 2 * width], gate and up in turns, and [experts, hidden].
+  const formats::Tensor* gate_up_bias = nullptr;
+  const formats::Tensor* down_bias = nullptr;
 };
 
 struct TensorTable {
@@ -61,7 +65,9 @@ RowBand row_band(const kernels::SourceMatrix& matrix, Range rows);
 // `first_not_finite`.
 Result<void> check_values(const Linear& linear, Range rows);
 Result<void> check_values(const Linear& linear);  // all rows
-// A norm or router bias as float32; NaN and infinite values are errors.
+// One value of a BF16, F16 or F32 tensor.
+float float_at(const formats::Tensor& tensor, std::size_t index);
+// A norm or bias as float32; NaN and infinite values are errors.
 Result<std::vector<float>> read_vector(const formats::Tensor& tensor);
 
 }  // namespace conclave::model

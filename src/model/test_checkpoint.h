@@ -54,6 +54,20 @@ inline nlohmann::json tiny_grouped_config() {
   })");
 }
 
+// Windows in layers 0 and 2, sinks, biases everywhere; experts of width 32 in MXFP4.
+inline nlohmann::json tiny_gpt_oss_config() {
+  return nlohmann::json::parse(R"({
+    "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss",
+    "vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 32,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "attention_bias": true, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "rope_theta": 50000.0, "max_position_embeddings": 4096,
+    "sliding_window": 80, "swiglu_limit": 7.0, "tie_word_embeddings": false, "eos_token_id": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "quantization_config": {"quant_method": "mxfp4"}
+  })");
+}
+
 inline nlohmann::json int4_quantization() {
   return nlohmann::json::parse(R"({
     "quant_method": "compressed-tensors", "format": "pack-quantized",
@@ -72,10 +86,12 @@ inline nlohmann::json fp8_quantization() {
 
 class TestCheckpoint {
  public:
-  enum class Kind { kBf16, kInt4Experts, kFp8, kFused, kGrouped };
+  enum class Kind { kBf16, kInt4Experts, kFp8, kFused, kGrouped, kGptOss };
 
-  explicit TestCheckpoint(Kind kind, const std::string& prefix = "") : kind_(kind) {
-    config = kind == Kind::kGrouped ? tiny_grouped_config() : tiny_config();
+  explicit TestCheckpoint(Kind kind, const std::string& prefix = "")
+      : config(tiny_config()), kind_(kind) {
+    if (kind == Kind::kGrouped) config = tiny_grouped_config();
+    if (kind == Kind::kGptOss) config = tiny_gpt_oss_config();
     if (kind == Kind::kInt4Experts) config["quantization_config"] = int4_quantization();
     if (kind == Kind::kFp8) config["quantization_config"] = fp8_quantization();
     plain(prefix + "model.embed_tokens.weight", {64, 64});
@@ -172,6 +188,13 @@ class TestCheckpoint {
   void add_layer(const std::string& at, bool moe) {
     plain(at + "input_layernorm.weight", {64});
     plain(at + "post_attention_layernorm.weight", {64});
+    if (kind_ == Kind::kGptOss) {
+      add_grouped_attention(at + "self_attn.");
+      plain(at + "self_attn.o_proj.bias", {64});
+      plain(at + "self_attn.sinks", {4});
+      add_mxfp4_experts(at + "mlp.");
+      return;
+    }
     if (kind_ == Kind::kGrouped) {
       add_grouped_attention(at + "self_attn.");
     } else {
@@ -185,9 +208,25 @@ class TestCheckpoint {
       const std::size_t rows = part == std::string("q") ? 128 : 64;
       linear(at + part + "_proj", rows, 64);
       plain(at + part + "_proj.bias", {rows});
-      if (part != std::string("v")) plain(at + part + "_norm.weight", {32});
+      const bool norm = kind_ == Kind::kGrouped && part != std::string("v");
+      if (norm) plain(at + part + "_norm.weight", {32});
     }
     linear(at + "o_proj", 64, 128);
+  }
+  void add_mxfp4_experts(const std::string& at) {
+    plain(at + "router.weight", {4, 64});
+    plain(at + "router.bias", {4});
+    const auto stacked = [&](const std::string& name, std::size_t rows, std::size_t cols) {
+      tensors.push_back(
+          {name + "_blocks", "U8", {4, rows, cols / 32, 16}, random_bytes(2 * rows * cols, 0xff)});
+      tensors.push_back({name + "_scales",
+                         "U8",
+                         {4, rows, cols / 32},
+                         std::string(4 * rows * cols / 32, static_cast<char>(122))});
+      plain(name + "_bias", {4, rows});
+    };
+    stacked(at + "experts.gate_up_proj", 64, 64);
+    stacked(at + "experts.down_proj", 64, 32);
   }
   void add_latent_attention(const std::string& at) {
     linear(at + "q_a_proj", 32, 64);

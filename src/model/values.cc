@@ -20,13 +20,6 @@ T load(const Tensor& tensor, std::size_t index) {
   return value;
 }
 
-float load_float(const Tensor& tensor, std::size_t index) {
-  if (tensor.dtype == DType::kBF16) return bf16_to_float(load<std::uint16_t>(tensor, index));
-  if (tensor.dtype == DType::kF16) return f16_to_float(load<std::uint16_t>(tensor, index));
-  CHECK(tensor.dtype == DType::kF32);
-  return load<float>(tensor, index);
-}
-
 Result<void> check_weight_shape(const Linear& linear) {
   const Tensor& shape = *linear.shape;
   const auto value = [&shape](std::size_t i) {
@@ -61,6 +54,13 @@ Result<void> check_plain(const Linear& linear, const kernels::SourceMatrix& rows
 
 }  // namespace
 
+float float_at(const Tensor& tensor, std::size_t index) {
+  if (tensor.dtype == DType::kBF16) return bf16_to_float(load<std::uint16_t>(tensor, index));
+  if (tensor.dtype == DType::kF16) return f16_to_float(load<std::uint16_t>(tensor, index));
+  CHECK(tensor.dtype == DType::kF32);
+  return load<float>(tensor, index);
+}
+
 std::string label_of(const Tensor& tensor) {
   return tensor.file->path().filename().string() + ": " + tensor.name;
 }
@@ -76,12 +76,32 @@ std::string label_of(const Linear& linear) {
       linear.matrix.format == kernels::SourceFormat::kFp8Block) {
     name = name.substr(0, name.rfind('.'));  // the module: its tensors share all but the last part
   }
+  constexpr std::string_view kBlocks = "_blocks";
+  const bool stacked = linear.matrix.format == kernels::SourceFormat::kMxfp4;
+  if (stacked && name.ends_with(kBlocks)) name.remove_suffix(kBlocks.size());
   return file + ": " + std::string(name);
 }
+
+namespace {
+
+// Rows of an interleaved matrix, with those of the other between them.
+RowBand mxfp4_band(const kernels::SourceMatrix& matrix, Range rows) {
+  kernels::SourceMatrix part = matrix;
+  part.rows = rows.size();
+  const std::size_t first = rows.begin * matrix.row_step;
+  const std::size_t count = (rows.size() - 1) * matrix.row_step + 1;
+  const std::size_t row_scales = matrix.cols / kernels::kGroup;
+  part.weights = matrix.weights.subspan(first * matrix.cols / 2, count * matrix.cols / 2);
+  part.scales = matrix.scales.subspan(first * row_scales, count * row_scales);
+  return {part, rows.begin};
+}
+
+}  // namespace
 
 RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
   CHECK(rows.begin <= rows.end && rows.end <= matrix.rows);
   if (rows.size() == 0) return {{matrix.format, 0, matrix.cols, {}, {}}, rows.begin};
+  if (matrix.format == kernels::SourceFormat::kMxfp4) return mxfp4_band(matrix, rows);
   const std::size_t unit =
       matrix.format == kernels::SourceFormat::kFp8Block ? kernels::kFp8BlockSize : 1;
   const std::size_t begin = rows.begin / unit * unit;
@@ -112,7 +132,7 @@ Result<void> check_values(const Linear& linear) {
 Result<std::vector<float>> read_vector(const Tensor& tensor) {
   std::vector<float> values(tensor.bytes.size() / formats::size_bytes(tensor.dtype));
   for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = load_float(tensor, i);
+    values[i] = float_at(tensor, i);
     if (!std::isfinite(values[i])) {
       return corrupt(label_of(tensor) + ": [" + std::to_string(i) +
                      "] is NaN or infinite, expected a finite number");

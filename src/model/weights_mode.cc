@@ -25,7 +25,7 @@ std::string_view name(WeightsMode mode) {
 kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode) {
   if (weight == Weight::kRouter) return kernels::PackedFormat::kF32;
   if (weight == Weight::kEmbedding || mode == WeightsMode::kNative ||
-      source == kernels::SourceFormat::kInt4Group) {
+      source == kernels::SourceFormat::kInt4Group || source == kernels::SourceFormat::kMxfp4) {
     return kernels::native_format(source);
   }
   if (mode == WeightsMode::kInt8) return kernels::PackedFormat::kInt8;

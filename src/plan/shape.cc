@@ -121,6 +121,8 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
   a.n_kv_heads = config.n_kv_heads;
   a.splits_kv_heads = false;  // backend/cpu/grouped_attention.h
   a.head_dim = config.is_grouped() ? config.qk_head_dim() : 0;
+  a.sliding_window = config.sliding_window;
+  a.n_sliding_layers = config.sliding_layers.size();
   a.n_experts = config.n_experts;
   a.experts_per_token = config.experts_per_token;
   a.n_shared_experts = config.n_shared_experts;

@@ -254,7 +254,8 @@ Parsed<Generation> start_generation(const text::TextModel& text, const GenerateR
   base.max_tokens = std::min(request.max_tokens.value_or(context_max), context_max - n_prompt);
   for (std::size_t i = 0; i < request.n; ++i) {
     base.sampling.choice = static_cast<std::uint32_t>(i);
-    generation.choices.emplace_back(text, text.output_parser(generation.prompt, request.prompt.tools),
+    generation.choices.emplace_back(text,
+                                    text.output_parser(generation.prompt, request.prompt.tools),
                                     Choice::Options{.index = i,
                                                     .stop = request.stop,
                                                     .stop_ids = base.stop_ids,

@@ -18,8 +18,8 @@ TEST(CallBody, AJsonObject) {
   EXPECT_EQ(parsed("{\"arguments\": {\"a\": \"}\"}, \"name\": \"f\"}"), "f {\"a\": \"}\"}");
   EXPECT_EQ(parsed("{\"name\": \"f\"}"), "f {}");
   EXPECT_EQ(parsed("{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}"), "f {\"a\": 1}");
-  for (const char* bad : {"{", "{}", "{\"name\": 3}", "{\"name\": \"f\", \"arguments\": {}",
-                          "{\"name\": \"f\"} x"}) {
+  for (const char* bad :
+       {"{", "{}", "{\"name\": 3}", "{\"name\": \"f\", \"arguments\": {}", "{\"name\": \"f\"} x"}) {
     EXPECT_EQ(parsed(bad), "none") << bad;
   }
 }

@@ -8,7 +8,7 @@
 namespace conclave::text {
 namespace {
 
-constexpr std::size_t kHeaderBytesMax = 1024;  // text beyond it is dropped
+constexpr std::size_t kHeaderBytesMax = 1024;                // text beyond it is dropped
 constexpr std::size_t kBodyBytesMax = std::size_t{1} << 20;  // longer ones are content
 constexpr std::string_view kThink = "<think>";
 constexpr std::string_view kEndThink = "</think>";
@@ -81,7 +81,7 @@ bool starts_in_reasoning(const Vocabulary& vocabulary, const MarkTable& marks,
   return false;
 }
 
-OutputParser::State::State(const Vocabulary& vocabulary, MarkTable table,
+MarkedOutput::MarkedOutput(const Vocabulary& vocabulary, MarkTable table,
                            std::span<const TokenId> prompt, ToolTypes types)
     : vocabulary_(vocabulary), marks_(table), types_(std::move(types)) {
   if (starts_in_reasoning(vocabulary, table, prompt)) place_ = Place::kReasoning;
@@ -96,7 +96,7 @@ OutputParser::State::State(const Vocabulary& vocabulary, MarkTable table,
   section_patterns_ = {std::string(kSectionEndText)};
 }
 
-void OutputParser::State::push(TokenId id) {
+void MarkedOutput::push(TokenId id) {
   if (const auto mark = marks_.find(id)) {
     on_text(utf8_.finish());
     if (at_start_ && trimmed(pending_).empty()) pending_.clear();
@@ -108,16 +108,16 @@ void OutputParser::State::push(TokenId id) {
   on_text(utf8_.push(vocabulary_.bytes(id)));
 }
 
-void OutputParser::State::finish() {
+void MarkedOutput::finish() {
   on_text(utf8_.finish());
   drain(/*last=*/true);
   if (place_ == Place::kFence) end_fence(/*last=*/true);
-  if (place_ == Place::kArguments) end_call();
+  if (place_ == Place::kArguments) end_arguments();
   if (place_ == Place::kBody) end_body(/*whole=*/false);
   place_ = Place::kContent;
 }
 
-void OutputParser::State::on_mark(Mark mark) {
+void MarkedOutput::on_mark(Mark mark) {
   if (place_ == Place::kHeader || place_ == Place::kFence || place_ == Place::kArguments) {
     on_mark_in_call(mark);
     return;
@@ -153,7 +153,7 @@ void OutputParser::State::on_mark(Mark mark) {
   }
 }
 
-void OutputParser::State::on_mark_in_call(Mark mark) {
+void MarkedOutput::on_mark_in_call(Mark mark) {
   if (mark == Mark::kThink || mark == Mark::kEndThink || mark == Mark::kSectionBegin) return;
   if (mark == Mark::kHeaderEnd) {
     if (place_ == Place::kHeader) end_header();
@@ -165,7 +165,7 @@ void OutputParser::State::on_mark_in_call(Mark mark) {
   if (place_ == Place::kFence) end_fence(/*last=*/true);
   if (place_ == Place::kArguments) {
     if (!arguments_shown_) add_arguments("{}");
-    end_call();
+    end_arguments();
   }
   header_.clear();
   place_ = mark == Mark::kCallBegin    ? Place::kHeader
@@ -173,13 +173,13 @@ void OutputParser::State::on_mark_in_call(Mark mark) {
                                        : Place::kSection;
 }
 
-void OutputParser::State::on_text(std::string_view text) {
+void MarkedOutput::on_text(std::string_view text) {
   if (text.empty()) return;
   pending_ += text;
   drain(/*last=*/false);
 }
 
-std::span<const std::string> OutputParser::State::patterns() const {
+std::span<const std::string> MarkedOutput::patterns() const {
   switch (place_) {
     case Place::kContent:
       return content_patterns_;
@@ -193,7 +193,7 @@ std::span<const std::string> OutputParser::State::patterns() const {
 }
 
 // Shows `pending_` up to what may still become a mark; `last`: nothing follows, show all.
-void OutputParser::State::drain(bool last) {
+void MarkedOutput::drain(bool last) {
   if (at_start_ && place_ == Place::kContent && !drain_start(last)) return;
   while (!pending_.empty()) {
     if (const auto found = find_first(pending_, patterns())) {
@@ -212,7 +212,7 @@ void OutputParser::State::drain(bool last) {
 }
 
 // An answer may open with white space and <think> in letters. False: wait for more.
-bool OutputParser::State::drain_start(bool last) {
+bool MarkedOutput::drain_start(bool last) {
   const std::string_view start = trimmed(pending_);
   const bool in_letters = marks_.form == CallForm::kKimi && !marks_.id(Mark::kThink);
   if (in_letters && start.starts_with(kThink)) {
@@ -225,7 +225,7 @@ bool OutputParser::State::drain_start(bool last) {
   return true;
 }
 
-void OutputParser::State::show(std::string_view text) {
+void MarkedOutput::show(std::string_view text) {
   if (text.empty()) return;
   switch (place_) {
     case Place::kContent:
@@ -258,7 +258,7 @@ void OutputParser::State::show(std::string_view text) {
 }
 
 // White space around the arguments, and a closing fence, are not theirs.
-void OutputParser::State::add_arguments(std::string_view text) {
+void MarkedOutput::add_arguments(std::string_view text) {
   const std::string_view edge = fenced_ ? " \t\r\n`" : " \t\r\n";
   held_space_ += text;
   if (!arguments_shown_) {
@@ -273,7 +273,7 @@ void OutputParser::State::add_arguments(std::string_view text) {
   arguments_shown_ = true;
 }
 
-void OutputParser::State::end_header() {
+void MarkedOutput::end_header() {
   const std::string header = std::exchange(header_, {});
   if (marks_.form == CallForm::kDeepSeek) {
     const std::string name(trimmed(header));
@@ -281,21 +281,59 @@ void OutputParser::State::end_header() {
       place_ = Place::kFence;
       return;
     }
-    begin_call(fallback_id(name), name);
+    begin_arguments(fallback_id(name), name);
     return;
   }
   CallHeader call = parse_kimi_header(header, calls_before_ + static_cast<std::size_t>(n_calls));
-  begin_call(std::move(call.id), std::move(call.name));
+  begin_arguments(std::move(call.id), std::move(call.name));
 }
 
-void OutputParser::State::end_fence(bool last) {
+void MarkedOutput::end_fence(bool last) {
   const auto header = parse_fence_header(header_, last || header_.size() > kHeaderBytesMax);
   if (!header) return;
   const std::string text = std::exchange(header_, {});
   const std::string name = header->name.empty() ? "function" : header->name;
-  begin_call(fallback_id(name), name);
+  begin_arguments(fallback_id(name), name);
   fenced_ = header->fenced;
   add_arguments(std::string_view(text).substr(header->args_begin));
+}
+
+void MarkedOutput::begin_arguments(std::string id, std::string name) {
+  begin_call(std::move(id), std::move(name));
+  place_ = Place::kArguments;
+  held_space_.clear();
+  arguments_shown_ = false;
+  fenced_ = false;
+}
+
+void MarkedOutput::end_arguments() {
+  end_call();
+  place_ = Place::kSection;
+}
+
+// Calls of the tagged forms have nothing around them: what follows one is content again.
+void MarkedOutput::show_after_call(std::string_view text) {
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string_view::npos) return;
+  place_ = Place::kContent;
+  show(text.substr(begin));
+}
+
+// What cannot be read as a call is shown as it was written; not `whole`: no end has come.
+void MarkedOutput::end_body(bool whole) {
+  const std::string body = std::exchange(header_, {});
+  if (const auto call = whole ? parse_call_body(body, types_) : std::nullopt) {
+    begin_arguments(fallback_id(call->name), call->name);
+    add_arguments(call->arguments);
+    end_arguments();
+    return;
+  }
+  place_ = Place::kContent;
+  show(std::string(kCallBeginTag) + body + std::string(whole ? kCallEndTag : ""));
+}
+
+std::string MarkedOutput::fallback_id(std::string_view name) const {
+  return parse_kimi_header(name, calls_before_ + static_cast<std::size_t>(n_calls)).id;
 }
 
 void OutputParser::State::begin_call(std::string id, std::string name) {
@@ -305,40 +343,10 @@ void OutputParser::State::begin_call(std::string id, std::string name) {
                     .tool_id = std::move(id),
                     .tool_name = std::move(name)});
   ++n_calls;
-  place_ = Place::kArguments;
-  held_space_.clear();
-  arguments_shown_ = false;
-  fenced_ = false;
 }
 
 void OutputParser::State::end_call() {
   events.push_back({.kind = OutputEvent::Kind::kToolEnd, .text = {}, .tool_index = n_calls - 1});
-  place_ = Place::kSection;
-}
-
-// Calls of the tagged forms have nothing around them: what follows one is content again.
-void OutputParser::State::show_after_call(std::string_view text) {
-  const std::size_t begin = text.find_first_not_of(" \t\r\n");
-  if (begin == std::string_view::npos) return;
-  place_ = Place::kContent;
-  show(text.substr(begin));
-}
-
-// What cannot be read as a call is shown as it was written; not `whole`: no end has come.
-void OutputParser::State::end_body(bool whole) {
-  const std::string body = std::exchange(header_, {});
-  if (const auto call = whole ? parse_call_body(body, types_) : std::nullopt) {
-    begin_call(fallback_id(call->name), call->name);
-    add_arguments(call->arguments);
-    end_call();
-    return;
-  }
-  place_ = Place::kContent;
-  show(std::string(kCallBeginTag) + body + std::string(whole ? kCallEndTag : ""));
-}
-
-std::string OutputParser::State::fallback_id(std::string_view name) const {
-  return parse_kimi_header(name, calls_before_ + static_cast<std::size_t>(n_calls)).id;
 }
 
 OutputParser::OutputParser(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -196,7 +196,8 @@ class TaggedOutput : public testing::Test {
 
 TEST_F(TaggedOutput, CallsBetweenTags) {
   const TextModel model = loaded(folder_.path(), 300);
-  const std::string call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+  const std::string call =
+      "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
   EXPECT_EQ(run(model, "<think>\n", "hmm</think>\n\nok\n" + call + "\n" + call + "<|im_end|>"),
             "reasoning: hmm\ncontent: \n\nok\n\n"
             "begin0: functions.f:0 f\nargs0: {\"a\": 1}\nend0\n"
@@ -212,11 +213,11 @@ TEST_F(TaggedOutput, WhatIsNoCallIsContent) {
   const TextModel model = loaded(folder_.path(), 300);
   EXPECT_EQ(run(model, "", "x<tool_call>{\"name\"</tool_call>y"),
             "content: x<tool_call>{\"name\"</tool_call>y");
-  EXPECT_EQ(run(model, "", "<tool_call>{\"name\": \"f\"}"), "content: <tool_call>{\"name\": \"f\"}");
+  EXPECT_EQ(run(model, "", "<tool_call>{\"name\": \"f\"}"),
+            "content: <tool_call>{\"name\": \"f\"}");
   EXPECT_EQ(run(model, "", "x</tool_call>y"), "content: xy");
   const std::string large((1 << 20) + 5, 'a');
-  EXPECT_EQ(run(model, "", "<tool_call>" + large + "</tool_call>"),
-            "content: <tool_call>" + large);
+  EXPECT_EQ(run(model, "", "<tool_call>" + large + "</tool_call>"), "content: <tool_call>" + large);
 }
 
 TEST_F(TaggedOutput, SchemasGiveTypes) {

@@ -1,5 +1,5 @@
-// The state behind OutputParser. It copies what it needs of the vocabulary's marks; the token
-// bytes come from the vocabulary, which outlives it.
+// The states behind OutputParser. They copy what it needs of the vocabulary's marks; the token
+// bytes come from the vocabulary, which outlives them.
 #pragma once
 
 #include <array>
@@ -55,14 +55,26 @@ bool starts_in_reasoning(const Vocabulary& vocabulary, const MarkTable& marks,
                          std::span<const TokenId> prompt);
 
 struct OutputParser::State {
-  State(const Vocabulary& vocabulary, MarkTable table, std::span<const TokenId> prompt,
-        ToolTypes types);
-
-  void push(TokenId id);
-  void finish();
+  virtual ~State() = default;
+  virtual void push(TokenId id) = 0;
+  virtual void finish() = 0;
 
   std::vector<OutputEvent> events;  // taken by the caller after each step
   int n_calls = 0;
+
+ protected:
+  void begin_call(std::string id, std::string name);
+  void end_call();
+};
+
+// The families whose marks frame reasoning and calls within one text.
+class MarkedOutput final : public OutputParser::State {
+ public:
+  MarkedOutput(const Vocabulary& vocabulary, MarkTable table, std::span<const TokenId> prompt,
+               ToolTypes types);
+
+  void push(TokenId id) override;
+  void finish() override;
 
  private:
   enum class Place : unsigned char {
@@ -85,8 +97,8 @@ struct OutputParser::State {
   void add_arguments(std::string_view text);
   void end_header();
   void end_fence(bool last);
-  void begin_call(std::string id, std::string name);
-  void end_call();
+  void begin_arguments(std::string id, std::string name);
+  void end_arguments();
   void end_body(bool whole);
   void show_after_call(std::string_view text);
   std::string fallback_id(std::string_view name) const;

@@ -88,8 +88,8 @@ struct OutputEvent {
 };
 
 // Splits an answer into reasoning, content and tool calls, driven by token ids. The forms of Kimi,
-// DeepSeek, Qwen and GLM are chosen by which special tokens the vocabulary has; other models give
-// content only. Calls between <tool_call> tags (Qwen, GLM) come whole, at their end.
+// DeepSeek, Qwen, GLM and gpt-oss are chosen by which special tokens the vocabulary has; other
+// models give content only. Calls between <tool_call> tags (Qwen, GLM) come whole, at their end.
 class OutputParser {
  public:
   OutputParser(OutputParser&&) noexcept;
@@ -99,9 +99,10 @@ class OutputParser {
   std::vector<OutputEvent> finish();
   int tool_calls() const;  // begun so far
 
+  struct State;  // a family's form
+
  private:
   friend class TextModel;
-  struct State;
   explicit OutputParser(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
@@ -199,7 +200,8 @@ class TextModel {
   Result<std::string> render_chat_text(const ChatPrompt& prompt) const;
 
   // `prompt`: the ids the answer follows; its end decides whether the answer starts in reasoning.
-  // `tools`: OpenAI's array; where a family writes arguments without types, their schemas give them.
+  // `tools`: OpenAI's array; where a family writes arguments without types, their schemas give
+  // them.
   OutputParser output_parser(std::span<const TokenId> prompt, const Json& tools = nullptr) const;
 
   // Errors name what the grammar compiler rejects. `prompt`: the ids the answer follows; where it

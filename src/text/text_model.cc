@@ -4,6 +4,7 @@
 #include "text/chat_messages.h"
 #include "text/checkpoint_text.h"
 #include "text/grammar_state.h"
+#include "text/harmony_output.h"
 #include "text/output_state.h"
 #include "text/rust_call.h"
 #include "text/tool_grammar.h"
@@ -18,6 +19,7 @@ struct TextModel::State {
   std::vector<TokenId> stop_ids;
   std::vector<TokenId> banned_ids;
   MarkTable marks;
+  std::optional<HarmonyMarks> harmony;
   std::optional<rust::Box<rust_bridge::Template>> chat_template;
   MessageStyle message_style;
 
@@ -48,6 +50,7 @@ Result<TextModel> TextModel::load(const std::filesystem::path& dir, std::size_t 
   std::vector<TokenId> stop_ids = find_stop_ids(checkpoint, vocabulary);
   std::vector<TokenId> banned_ids = find_banned_ids(checkpoint, vocabulary, stop_ids);
   const MarkTable marks = find_marks(vocabulary);
+  const std::optional<HarmonyMarks> harmony = find_harmony_marks(vocabulary);
   std::optional<rust::Box<rust_bridge::Template>> chat_template;
   MessageStyle style;
   if (checkpoint.chat_template) {
@@ -61,7 +64,7 @@ Result<TextModel> TextModel::load(const std::filesystem::path& dir, std::size_t 
   style.think_tokens = marks.id(Mark::kEndThink).has_value();
   return TextModel(std::make_unique<State>(State{std::move(checkpoint), std::move(vocabulary),
                                                  std::move(stop_ids), std::move(banned_ids), marks,
-                                                 std::move(chat_template), style}));
+                                                 harmony, std::move(chat_template), style}));
 }
 
 std::size_t TextModel::vocab_size() const { return state_->vocabulary.size(); }
@@ -168,8 +171,12 @@ Result<std::string> TextModel::render_chat_text(const ChatPrompt& prompt) const 
 }
 
 OutputParser TextModel::output_parser(std::span<const TokenId> prompt, const Json& tools) const {
-  return OutputParser(std::make_unique<OutputParser::State>(state_->vocabulary, state_->marks,
-                                                            prompt, ToolTypes(tools)));
+  if (state_->harmony) {
+    return OutputParser(
+        std::make_unique<HarmonyOutput>(state_->vocabulary, *state_->harmony, prompt));
+  }
+  return OutputParser(
+      std::make_unique<MarkedOutput>(state_->vocabulary, state_->marks, prompt, ToolTypes(tools)));
 }
 
 // Any text, but neither an end of the answer nor a call: reasoning ends with </think>.
@@ -213,12 +220,11 @@ std::optional<GrammarSpec> TextModel::tool_call_grammar(const Json& tools,
   const auto says = [&source](std::string_view text) {
     return source && source->find(text) != std::string::npos;
   };
-  return text::tool_call_grammar(
-      state_->marks, tools,
-      {.function_name = function_name,
-       .parallel = parallel,
-       .fenced = says("```json"),
-       .json_body = !says("<function=") && !says("<arg_key>")});
+  return text::tool_call_grammar(state_->marks, tools,
+                                 {.function_name = function_name,
+                                  .parallel = parallel,
+                                  .fenced = says("```json"),
+                                  .json_body = !says("<function=") && !says("<arg_key>")});
 }
 
 }  // namespace conclave::text

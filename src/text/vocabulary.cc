@@ -119,7 +119,8 @@ std::vector<TokenId> find_stop_ids(const CheckpointText& checkpoint, const Vocab
   if (end != checkpoint.named_tokens.end()) {
     if (const auto id = vocabulary.special(end->second)) add(*id);
   }
-  for (const std::string_view turn_end : {"<|im_end|>", "<｜end▁of▁sentence｜>"}) {
+  for (const std::string_view turn_end :
+       {"<|im_end|>", "<｜end▁of▁sentence｜>", "<|return|>", "<|call|>"}) {
     if (const auto id = vocabulary.special(turn_end)) add(*id);
   }
   return ids;

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from number_formats import bf16_to_float, dequantize_fp8, dequantize_int4
+from number_formats import bf16_to_float, dequantize_fp8, dequantize_int4, dequantize_mxfp4
 from safetensors_io import Tensor, read_folder
 
 TEXT_PREFIX = "language_model."
@@ -38,6 +38,10 @@ class Checkpoint:
         """Returns a tensor that no format scales."""
         return self._tensors[name].to_float()
 
+    def optional(self, name: str) -> np.ndarray | None:
+        """Returns a tensor that no format scales, None where there is none."""
+        return self.values(name) if self.has(name) else None
+
     def matrix(self, name: str) -> np.ndarray:
         """Returns the [out, in] matrix of the linear `name`, whatever format holds it."""
         if name + ".weight_packed" in self._tensors:
@@ -57,6 +61,16 @@ class Checkpoint:
             return gate, up, self._slice(prefix + "down_proj", expert)
         parts = [self.matrix(f"{prefix}{expert}.{part}_proj") for part in ("gate", "up", "down")]
         return parts[0], parts[1], parts[2]
+
+    def mxfp4_expert(self, layer: int, expert: int) -> tuple[np.ndarray, ...]:
+        """Returns gate_up [2 I, H] with its bias and down [H, I] with its bias."""
+        parts = []
+        for part in ("gate_up_proj", "down_proj"):
+            name = f"model.layers.{layer}.mlp.experts.{part}"
+            parts.append(dequantize_mxfp4(self._tensors[name + "_blocks"].data[expert],
+                                          self._tensors[name + "_scales"].data[expert]))
+            parts.append(self._slice(name + "_bias", expert))
+        return tuple(parts)
 
     def _int4(self, name: str) -> np.ndarray:
         rows, columns = (int(size) for size in self._tensors[name + ".weight_shape"].data)

@@ -64,15 +64,21 @@ def hf_classes(folder: pathlib.Path) -> tuple[type, type]:
     """Returns the config and the model class of a folder."""
     config = json.loads((folder / "config.json").read_text())
     name = {"deepseek_v2": "DeepseekV2", "qwen3_moe": "Qwen3Moe", "mixtral": "Mixtral",
-            "glm4_moe": "Glm4Moe"}.get(config["model_type"], "DeepseekV3")
+            "glm4_moe": "Glm4Moe", "gpt_oss": "GptOss"}.get(config["model_type"], "DeepseekV3")
     return getattr(transformers, name + "Config"), getattr(transformers, name + "ForCausalLM")
 
 
 def parameter(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> np.ndarray:
     """Returns the float64 values of one entry of the module's state."""
     match = EXPERT.fullmatch(name)
+    if ".mlp.experts." in name and checkpoint.has(name.removesuffix("_bias") + "_blocks"):
+        layer = int(name.split(".")[2])
+        index = ["gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"].index(
+            name.split(".")[-1])
+        parts = [checkpoint.mxfp4_expert(layer, expert)[index] for expert in range(shape[0])]
+        return np.stack([part.T for part in parts])  # transformers keeps [in, out]
     if match is None:
-        if name.endswith("bias"):
+        if name.endswith(("bias", "sinks")):
             return checkpoint.values(name)
         if name.endswith(".mlp.gate.weight") and not checkpoint.has(name):
             name = name.replace(".mlp.", ".block_sparse_moe.")  # transformers 5 renames Mixtral's

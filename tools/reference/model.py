@@ -78,8 +78,10 @@ def yarn_ramp(yarn: Yarn, theta: float, dim: int) -> np.ndarray:
         wavelengths = yarn.original_positions / (rotations * 2.0 * math.pi)
         return dim * math.log(wavelengths) / (2.0 * math.log(theta))
 
-    low = float(max(math.floor(dimension_of(yarn.beta_fast)), 0))
-    high = float(min(math.ceil(dimension_of(yarn.beta_slow)), dim - 1))
+    low, high = dimension_of(yarn.beta_fast), dimension_of(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    low, high = max(low, 0.0), min(high, dim - 1.0)
     if low == high:
         high += 0.001
     return np.clip((np.arange(dim // 2) - low) / (high - low), 0.0, 1.0)
@@ -128,10 +130,25 @@ def rotate(x: np.ndarray, config: ModelConfig) -> np.ndarray:
     return rotated.reshape(x.shape) * rope_multiplier(config.yarn)
 
 
-def causal_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
-    """Attention of one head: [positions, features] each."""
-    future = np.triu(np.full((len(q), len(q)), -np.inf), k=1)
-    return softmax(q @ k.T * scale + future) @ v
+def causal_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
+                     window: int | None = None, sink: float | None = None) -> np.ndarray:
+    """Attention of one head: [positions, features] each. A sink is one more score, of no value."""
+    hidden = np.triu(np.ones((len(q), len(q)), dtype=bool), k=1)
+    if window is not None:
+        hidden |= np.tril(np.ones_like(hidden), k=-window)
+    scores = np.where(hidden, -np.inf, q @ k.T * scale)
+    if sink is None:
+        return softmax(scores) @ v
+    scores = np.concatenate([scores, np.full((len(q), 1), sink)], axis=1)
+    return softmax(scores)[:, :-1] @ v
+
+
+def clamped_swiglu(x: np.ndarray, gate_up: np.ndarray, gate_up_bias: np.ndarray, down: np.ndarray,
+                   down_bias: np.ndarray, limit: float) -> np.ndarray:
+    """The experts of gpt-oss: rows of gate and up take turns."""
+    both = x @ gate_up.T + gate_up_bias
+    gate, up = np.minimum(both[:, 0::2], limit), np.clip(both[:, 1::2], -limit, limit)
+    return ((up + 1.0) * gate * sigmoid(1.702 * gate)) @ down.T + down_bias
 
 
 # --- Router ---
@@ -259,10 +276,15 @@ class Model:
         config = self.config
         q, k, v = (self._heads(layer, part, x) for part in ("q", "k", "v"))
         per_group = config.heads // config.kv_heads
+        prefix = f"model.layers.{layer}.self_attn."
+        sinks = self.weights.optional(prefix + "sinks")
         heads = [causal_attention(q[:, head], k[:, head // per_group], v[:, head // per_group],
-                                  softmax_scale(config)) for head in range(config.heads)]
-        out = self.weights.matrix(f"model.layers.{layer}.self_attn.o_proj")
-        return np.concatenate(heads, axis=1) @ out.T
+                                  softmax_scale(config), config.windows[layer],
+                                  None if sinks is None else float(sinks[head]))
+                 for head in range(config.heads)]
+        out = np.concatenate(heads, axis=1) @ self.weights.matrix(prefix + "o_proj").T
+        bias = self.weights.optional(prefix + "o_proj.bias")
+        return out if bias is None else out + bias
 
     def _latent(self, layer: int, x: np.ndarray) -> np.ndarray:
         """Naive MLA: every key and value is decompressed."""
@@ -292,13 +314,21 @@ class Model:
     def _moe(self, layer: int, x: np.ndarray) -> tuple[np.ndarray, Routing]:
         """Routed experts plus the shared ones, which carry no weight."""
         prefix = f"model.layers.{layer}.{self.config.moe_block}."
-        bias_name = prefix + "gate.e_score_correction_bias"
-        bias = self.weights.values(bias_name) if self.weights.has(bias_name) else None
-        routing = route(self.config, x @ self.weights.values(prefix + "gate.weight").T, bias)
+        clamped = self.config.swiglu_limit is not None
+        router = prefix + ("router" if clamped else "gate")
+        logits = x @ self.weights.values(router + ".weight").T
+        if clamped:
+            logits = logits + self.weights.values(router + ".bias")
+        bias = self.weights.optional(router + ".e_score_correction_bias")
+        routing = route(self.config, logits, bias)
         out = self._shared(prefix, x)
         for expert in np.unique(routing.experts):
             rows, slots = np.nonzero(routing.experts == expert)
-            part = swiglu(x[rows], *self.weights.expert(layer, int(expert)))
+            if clamped:
+                part = clamped_swiglu(x[rows], *self.weights.mxfp4_expert(layer, int(expert)),
+                                      self.config.swiglu_limit)
+            else:
+                part = swiglu(x[rows], *self.weights.expert(layer, int(expert)))
             out[rows] += part * routing.weights[rows, slots][:, None]
         return out, routing
 

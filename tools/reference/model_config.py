@@ -9,7 +9,7 @@ from typing import Any
 
 INNER_NORM_EPS = 1e-6  # The official modules build the two inner MLA norms with their own default.
 V2_MODEL_TYPES = ("deepseek_v2",)
-GROUPED_MODEL_TYPES = ("qwen3_moe", "mixtral", "glm4_moe")
+GROUPED_MODEL_TYPES = ("qwen3_moe", "mixtral", "glm4_moe", "gpt_oss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Yarn:
     beta_slow: float
     mscale: float | None
     mscale_all_dim: float | None
+    truncate: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ class ModelConfig:
     rope_theta: float
     yarn: Yarn | None
     moe_block: str
+    windows: tuple[int | None, ...]  # by layer: how many positions back it looks, itself one
+    swiglu_limit: float | None  # gpt-oss, which has biases and sinks everywhere besides
 
     def is_moe(self, layer: int) -> bool:
         """Says whether a layer routes to experts."""
@@ -96,13 +99,14 @@ def parse_yarn(rope: dict[str, Any]) -> Yarn | None:
         beta_slow=float(rope.get("beta_slow", 1.0)),
         mscale=rope.get("mscale"),
         mscale_all_dim=rope.get("mscale_all_dim"),
+        truncate=bool(rope.get("truncate", True)),
     )
 
 
 def parse_moe_layers(fields: Fields, model_type: str) -> frozenset[int]:
     """Says which layers have experts."""
     layers = range(fields.need("num_hidden_layers"))
-    if model_type == "mixtral":
+    if model_type in ("mixtral", "gpt_oss"):
         return frozenset(layers)
     if model_type == "qwen3_moe":
         step, dense = fields.get("decoder_sparse_step", 1), fields.get("mlp_only_layers", [])
@@ -125,16 +129,19 @@ def parse_attention(fields: Fields, model_type: str, rope: dict[str, Any]) -> di
     rotary = int(head * share) if glm else head
     return {"kv_heads": fields.need("num_key_value_heads"),
             "qk_norm": model_type == "qwen3_moe" or bool(fields.get("use_qk_norm", False)),
-            "attention_bias": glm and bool(fields.get("attention_bias", False)),
+            "attention_bias": (glm or model_type == "gpt_oss")
+                              and bool(fields.get("attention_bias", False)),
             "q_lora_rank": None, "kv_lora_rank": None,
             "qk_nope": head - rotary, "qk_rope": rotary, "v_head": head}
 
 
 def parse_router(fields: Fields, model_type: str) -> dict[str, Any]:
     """Reads what decides a choice of experts."""
-    softmax = model_type in V2_MODEL_TYPES or model_type in ("qwen3_moe", "mixtral")
-    names = {"qwen3_moe": "num_experts", "mixtral": "num_local_experts"}
-    normalize = {"mixtral": True}.get(model_type, bool(fields.get("norm_topk_prob", not softmax)))
+    softmax = model_type in (*V2_MODEL_TYPES, "qwen3_moe", "mixtral", "gpt_oss")
+    names = {"qwen3_moe": "num_experts", "mixtral": "num_local_experts",
+             "gpt_oss": "num_local_experts"}
+    normalize = (model_type in ("mixtral", "gpt_oss")
+                 or bool(fields.get("norm_topk_prob", not softmax)))
     return {"experts": fields.need(names.get(model_type, "n_routed_experts")),
             "experts_per_token": fields.need("num_experts_per_tok"),
             "groups": fields.get("n_group", 1), "groups_kept": fields.get("topk_group", 1),
@@ -143,6 +150,14 @@ def parse_router(fields: Fields, model_type: str) -> dict[str, Any]:
             "normalize_weights": normalize,
             "routed_scale": float(fields.get("routed_scaling_factor", 1.0)),
             "moe_block": "block_sparse_moe" if model_type == "mixtral" else "mlp"}
+
+
+def parse_windows(fields: Fields) -> tuple[int | None, ...]:
+    """Returns how far back each layer looks, None where to the beginning."""
+    layers = fields.need("num_hidden_layers")
+    types = fields.get("layer_types", ["full_attention"] * layers)
+    window = fields.get("sliding_window")
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def parse_config(config: dict[str, Any]) -> ModelConfig:
@@ -160,6 +175,8 @@ def parse_config(config: dict[str, Any]) -> ModelConfig:
         norm_eps=float(fields.need("rms_norm_eps")),
         rope_theta=float(rope.get("rope_theta") or fields.get("rope_theta", 10000.0)),
         yarn=parse_yarn(rope),
+        windows=parse_windows(fields),
+        swiglu_limit=7.0 if model_type == "gpt_oss" else None,
         **parse_attention(fields, model_type, rope),
         **parse_router(fields, model_type),
     )

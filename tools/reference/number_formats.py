@@ -1,4 +1,4 @@
-"""Exact conversions between stored bit patterns and float64: BF16, FP8 E4M3, packed INT4."""
+"""Exact conversions between stored bit patterns and float64: BF16, FP8 E4M3, packed INT4, MXFP4."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ FP8_MAX = 448.0
 FP8_BLOCK = 128
 INT4_GROUP = 32
 NIBBLES_PER_WORD = 8
+MXFP4_GROUP = 32
+MXFP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
 def bf16_to_float(bits: np.ndarray) -> np.ndarray:
@@ -98,3 +100,20 @@ def quantize_int4(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale_bits = float_to_bf16(np.abs(groups).max(axis=2) / 7.5)
     steps = np.rint(groups / bf16_to_float(scale_bits)[:, :, None])
     return pack_int4(np.clip(steps, -8, 7).astype(np.int64).reshape(rows, -1)), scale_bits
+
+
+def dequantize_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Returns [..., in] from blocks uint8 [..., in/32, 16], even inputs low, and E8M0 scales
+    uint8 [..., in/32]."""
+    codes = np.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], MXFP4_GROUP)
+    values = MXFP4_VALUES[codes] * np.exp2(scales.astype(np.float64) - 127.0)[..., None]
+    return values.reshape(*blocks.shape[:-2], -1)
+
+
+def quantize_mxfp4(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantises [..., in], in a multiple of 32, to (blocks uint8, scales uint8)."""
+    groups = values.reshape(*values.shape[:-1], -1, MXFP4_GROUP)
+    exponents = np.ceil(np.log2(np.abs(groups).max(axis=-1) / MXFP4_VALUES[7]))
+    scaled = groups / np.exp2(exponents)[..., None]
+    codes = np.abs(scaled[..., None] - MXFP4_VALUES).argmin(axis=-1).astype(np.uint8)
+    return codes[..., 0::2] | codes[..., 1::2] << 4, (exponents + 127).astype(np.uint8)

@@ -17,7 +17,7 @@ class ToySpec:
     name: str
     linears: str  # Stored format of all linears but the router: "BF16", "F16", "F32" or "FP8".
     fields: dict[str, Any]
-    experts: str = ""  # Format of the routed experts where it differs: "INT4" or "FUSED".
+    experts: str = ""  # Format of the routed experts where it differs: "INT4", "FUSED", "MXFP4".
     shards: int = 2
     multimodal: bool = False  # language_model. prefix, nested text_config, vision tensors.
     shape_dtype: str = "I32"  # Type of weight_shape.
@@ -191,10 +191,25 @@ def glm_specs() -> list[ToySpec]:
     ]
 
 
+def gpt_oss_specs() -> list[ToySpec]:
+    """gpt-oss: sinks, a window in every other layer, biases everywhere, MXFP4 experts."""
+    stretched = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096,
+                 "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    return [ToySpec("gpt_oss", "BF16",
+                    grouped_fields("GptOssForCausalLM", "gpt_oss", num_hidden_layers=4,
+                                   intermediate_size=64, num_local_experts=8, rope_theta=150000,
+                                   rope_scaling=stretched, attention_bias=True, rms_norm_eps=1e-5,
+                                   sliding_window=128, swiglu_limit=7.0,
+                                   layer_types=["sliding_attention", "full_attention"] * 2,
+                                   experts_per_token=2, router_aux_loss_coef=0.9,
+                                   output_router_logits=False),
+                    experts="MXFP4")]
+
+
 def all_specs() -> list[ToySpec]:
     """Every toy."""
     return (kimi_specs() + deepseek_specs() + relative_specs() + qwen3_specs() + mixtral_specs()
-            + glm_specs())
+            + glm_specs() + gpt_oss_specs())
 
 
 def int4_block() -> dict[str, Any]:
@@ -220,6 +235,11 @@ def config_json(spec: ToySpec) -> dict[str, Any]:
     text = dict(spec.fields)
     if spec.experts == "INT4":
         text["quantization_config"] = int4_block()
+    elif spec.experts == "MXFP4":
+        text["quantization_config"] = {
+            "quant_method": "mxfp4", "modules_to_not_convert": [
+                "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
+                "lm_head"]}
     elif spec.linears == "FP8":
         text["quantization_config"] = fp8_block()
     if not spec.multimodal:

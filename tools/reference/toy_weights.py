@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model_config import parse_config
-from number_formats import quantize_fp8, quantize_int4
+from number_formats import quantize_fp8, quantize_int4, quantize_mxfp4
 from safetensors_io import Tensor, bf16, native
 from toy_specs import ToySpec
 
@@ -17,6 +17,7 @@ LATENT_GAIN = 0.05
 ROUTER_GAIN = 2.0
 QUERY_GAIN = 0.5
 BIAS_STD = 0.3
+CLAMPED_GAIN = 3.0  # so that some values meet the limit
 SCALE_SUFFIX = ".weight_scale_inv"
 
 
@@ -102,6 +103,9 @@ class ToyBuilder:
             if config.qk_norm and part != "v":
                 self._norm(f"{prefix}{part}_norm", config.v_head)
         self._linear(prefix + "o_proj", hidden, config.heads * config.v_head)
+        if config.swiglu_limit is not None:
+            self._plain(prefix + "o_proj.bias", BIAS_STD * self._normal(hidden))
+            self._plain(prefix + "sinks", self._normal(config.heads))
 
     def _latent(self, prefix: str) -> None:
         sizes = self._fields
@@ -136,6 +140,9 @@ class ToyBuilder:
         sizes, experts = self._fields, self._config.experts
         hidden = sizes["hidden_size"]
         width = sizes.get("moe_intermediate_size", sizes.get("intermediate_size"))
+        if self._config.swiglu_limit is not None:
+            self._clamped_moe(prefix, width)
+            return
         self._plain(prefix + "gate.weight", self._draw(experts, hidden, ROUTER_GAIN))
         if self._config.topk_method == "noaux_tc":
             bias = self._spec.bias_mean + BIAS_STD * self._normal(experts)
@@ -150,6 +157,19 @@ class ToyBuilder:
                 self._expert(f"{prefix}experts.{expert}", width)
         if sizes.get("n_shared_experts"):
             self._mlp(prefix + "shared_experts", width * sizes["n_shared_experts"])
+
+    def _clamped_moe(self, prefix: str, width: int) -> None:
+        experts, hidden = self._config.experts, self._fields["hidden_size"]
+        self._plain(prefix + "router.weight", self._draw(experts, hidden, ROUTER_GAIN))
+        self._plain(prefix + "router.bias", BIAS_STD * self._normal(experts))
+        for part, rows, columns in (("gate_up_proj", 2 * width, hidden),
+                                    ("down_proj", hidden, width)):
+            gain = CLAMPED_GAIN if part == "gate_up_proj" else 1.0
+            blocks, scales = quantize_mxfp4(
+                self._normal(experts, rows, columns) * gain * columns**-0.5)
+            self.tensors[f"{prefix}experts.{part}_blocks"] = native("U8", blocks)
+            self.tensors[f"{prefix}experts.{part}_scales"] = native("U8", scales)
+            self._plain(f"{prefix}experts.{part}_bias", BIAS_STD * self._normal(experts, rows))
 
     def _expert(self, name: str, width: int) -> None:
         hidden = self._fields["hidden_size"]

@@ -38,6 +38,13 @@ void project_out(const CpuContext& context, std::size_t layer, std::size_t hidde
     products.push_back({&o_of(slices[s]), slices[s].attended.view(), outs[s], hidden_size});
   }
   multiply(context, products, tiles);
+  for (std::size_t s = 0; s < slices.size(); ++s) {
+    const std::vector<float>& bias = slices[s].weights->layers[layer].o_bias;
+    if (bias.empty()) continue;
+    for (std::size_t row = 0; row < n; ++row) {
+      context.ops.axpy(1.0f, bias, outs[s] + row * hidden_size);
+    }
+  }
 }
 
 StepRows::StepRows(const model::ModelConfig& config)
@@ -79,6 +86,11 @@ void RunningSoftmax::begin(std::size_t rows) {
   highest_.assign(rows, -INFINITY);
   sum_.assign(rows, 0.0f);
   keep_.assign(rows, 0.0f);
+}
+
+void RunningSoftmax::set_sink(std::size_t row, float score) {
+  highest_[row] = score;
+  sum_[row] = 1.0f;
 }
 
 void RunningSoftmax::add(const kernels::Operations& ops, std::size_t row, std::span<float> seen) {

@@ -36,7 +36,8 @@ struct AttentionSlice {
   std::vector<float> q;  // [R, heads * qk_head_dim]
   Rows attended;         // [R, heads * v]: what the heads made of the values
 };
-// outs[i][R, hidden] = o_proj of the i-th slice's attended rows; zeros where it lacks the layer.
+// outs[i][R, hidden] = o_proj of the i-th slice's attended rows, its bias where the slice has it;
+// zeros where it lacks the layer.
 void project_out(const CpuContext& context, std::size_t layer, std::size_t hidden_size,
                  std::span<AttentionSlice> slices, std::span<float* const> outs,
                  std::vector<std::vector<float>>& tiles);
@@ -67,6 +68,8 @@ class StepRows {
 class RunningSoftmax {
  public:
   void begin(std::size_t rows);
+  // A score that counts in the row's sum and has no value: gpt-oss's sinks. After begin.
+  void set_sink(std::size_t row, float score);
   // The scores of a row that it sees become exp(score - highest); keep()[row] is what its earlier
   // sums must be multiplied by.
   void add(const kernels::Operations& ops, std::size_t row, std::span<float> seen);

@@ -86,7 +86,9 @@ void CpuBackend::attention(LayerId layer) {
   // A matrix that the model has not is no reason.
   const bool query =
       config_.q_lora_rank == 0 && any_rounds(layer, [](const SliceLayer& s) { return s.q; });
-  const auto rounds = [this](const auto&... matrices) { return (context_.rounds(matrices) || ...); };
+  const auto rounds = [this](const auto&... matrices) {
+    return (context_.rounds(matrices) || ...);
+  };
   normalize(w.input_norm, query || rounds(w.q_a, w.kv_a, w.k, w.v));
   attention_->run(layer.value, w, step_, normed_, cache_, outs_);
 }

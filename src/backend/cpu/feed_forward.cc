@@ -116,7 +116,7 @@ void FeedForward::run_experts(std::size_t layer, std::span<const SliceWeights* c
   run_groups(gathered_, outs);
 }
 
-// inner = silu(gate x) * up x for one chunk of columns of one group.
+// inner = silu(gate x) * up x, or the clamped form, for one chunk of columns of one group.
 void FeedForward::inner_chunk(const Group& group, const Rows& inputs, std::size_t chunk,
                               std::size_t thread) {
   ThreadScratch& s = scratch_[thread];
@@ -127,9 +127,20 @@ void FeedForward::inner_chunk(const Group& group, const Rows& inputs, std::size_
   context_.gemm(w.gate, range.panels, x, s.gate.data(), chunks.rows());
   context_.gemm(w.up, range.panels, x, s.up.data(), chunks.rows());
   for (std::size_t t = 0; t < group.n; ++t) {
-    context_.ops.silu_mul({s.gate.data() + t * chunks.rows(), range.n_rows},
-                          {s.up.data() + t * chunks.rows(), range.n_rows},
-                          inner_[group.slice].row(group.first + t).data() + range.first_row);
+    const std::span<float> gate(s.gate.data() + t * chunks.rows(), range.n_rows);
+    const std::span<float> up(s.up.data() + t * chunks.rows(), range.n_rows);
+    float* out = inner_[group.slice].row(group.first + t).data() + range.first_row;
+    if (!w.gate_bias.empty()) {
+      context_.ops.axpy(1.0f, std::span(w.gate_bias).subspan(range.first_row, range.n_rows),
+                        gate.data());
+      context_.ops.axpy(1.0f, std::span(w.up_bias).subspan(range.first_row, range.n_rows),
+                        up.data());
+    }
+    if (config_.swiglu_limit > 0.0f) {
+      context_.ops.clamped_swiglu(gate, up, config_.swiglu_limit, out);
+    } else {
+      context_.ops.silu_mul(gate, up, out);
+    }
   }
 }
 
@@ -146,8 +157,11 @@ void FeedForward::down_chunk(std::span<const Group> groups, Chunks chunks, std::
     if (down.cols == 0) continue;
     const kernels::Activations inner = inner_[group.slice].view(group.first, group.n);
     context_.gemm(down, chunks.range(down, chunk).panels, inner, tile, chunks.rows());
+    const std::span<const float> bias = group.weights->down_bias;
     for (std::size_t t = 0; t < group.n; ++t) {
-      context_.ops.axpy(weight_of_[group.first + t], {tile + t * chunks.rows(), n},
+      float* sum = tile + t * chunks.rows();
+      if (!bias.empty()) context_.ops.axpy(1.0f, bias.subspan(first, n), sum);
+      context_.ops.axpy(weight_of_[group.first + t], {sum, n},
                         out + row_of_[group.first + t] * hidden + first);
     }
   }

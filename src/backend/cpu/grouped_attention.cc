@@ -64,8 +64,7 @@ void GroupedAttention::project(std::size_t layer, const CommonLayer& common, con
 }
 
 void GroupedAttention::finish_head(std::size_t row, std::span<float> head,
-                                   std::span<const float> bias,
-                                   std::span<const float> norm) const {
+                                   std::span<const float> bias, std::span<const float> norm) const {
   if (!bias.empty()) context_.ops.axpy(1.0f, bias, head.data());
   if (!norm.empty()) context_.ops.rms_norm(head, norm, config_.rms_norm_eps, head.data());
   rows_.rotate(row, head.first(config_.qk_rope_head_dim));
@@ -99,32 +98,49 @@ void GroupedAttention::write_cache(std::size_t layer, const CommonLayer& common,
       finish_head(row, key, k_bias.empty() ? k_bias : k_bias.subspan(begin, head_dim_),
                   common.k_norm);
       cache.write(layer, page, 2 * h, position % kPageTokens, key);
-      cache.write(layer, page, 2 * h + 1, position % kPageTokens,
-                  values.subspan(begin, head_dim_));
+      cache.write(layer, page, 2 * h + 1, position % kPageTokens, values.subspan(begin, head_dim_));
     }
     finish_queries(row, common);
   });
 }
 
-void GroupedAttention::softmax_page(const RowBlock& block, const Group& group, std::size_t begin,
-                                    std::size_t count, ThreadScratch& s) const {
+kernels::Range GroupedAttention::seen(std::size_t row) const {
+  const std::size_t end = rows_.position(row) + 1;
+  return {end > window_ ? end - window_ : 0, end};
+}
+
+void GroupedAttention::softmax_page(const RowBlock& block, const Group& group, kernels::Range page,
+                                    ThreadScratch& s) const {
+  const std::size_t count = page.size();
   for (std::size_t i = 0; i < block.n; ++i) {
-    const std::size_t visible = rows_.position(block.first + i) + 1;
-    const std::size_t seen = visible > begin ? std::min(count, visible - begin) : 0;
+    const kernels::Range all = seen(block.first + i);
+    const std::size_t begin = std::clamp(all.begin, page.begin, page.end) - page.begin;
+    const std::size_t end = std::clamp(all.end, page.begin, page.end) - page.begin;
     for (std::size_t h = i * group.n; h < (i + 1) * group.n; ++h) {
       const std::span<float> scores(s.scores.data() + h * count, count);
-      if (seen > 0) {
-        s.softmax.add(context_.ops, h, scores.first(seen));
+      if (begin < end) {
+        s.softmax.add(context_.ops, h, scores.subspan(begin, end - begin));
       } else {
         s.softmax.skip(h);
       }
-      std::ranges::fill(scores.subspan(seen), 0.0f);
+      std::ranges::fill(scores.first(begin), 0.0f);
+      std::ranges::fill(scores.subspan(end), 0.0f);
     }
   }
 }
 
+void GroupedAttention::begin_softmax(const RowBlock& block, const Group& group,
+                                     std::span<const float> sinks, RunningSoftmax& softmax) const {
+  softmax.begin(block.n * group.n);
+  if (sinks.empty()) return;
+  const std::size_t first = slices_[group.slice].weights->heads.begin + group.first;
+  for (std::size_t h = 0; h < block.n * group.n; ++h) {
+    softmax.set_sink(h, sinks[first + h % group.n]);
+  }
+}
+
 void GroupedAttention::attend(std::size_t layer, const RowBlock& block, const Group& group,
-                              const KvCache& cache, ThreadScratch& s) {
+                              const CommonLayer& common, const KvCache& cache, ThreadScratch& s) {
   const SequenceRows& sequence = rows_.sequence(block.first);
   const std::size_t n = block.n * group.n;
   AttentionSlice& slice = slices_[group.slice];
@@ -134,20 +150,20 @@ void GroupedAttention::attend(std::size_t layer, const RowBlock& block, const Gr
   s.scores.resize(n * kPageTokens);
   s.queries.resize(n * head_dim_);
   s.out.assign(n * head_dim_, 0.0f);
-  s.softmax.begin(n);
+  begin_softmax(block, group, common.sinks, s.softmax);
   for (std::size_t i = 0; i < block.n; ++i) {
     std::copy_n(slice.q.data() + (block.first + i) * stride + group.first * head_dim_,
                 group.n * head_dim_, s.queries.data() + i * group.n * head_dim_);
   }
-  const std::size_t end = rows_.position(block.first + block.n - 1) + 1;
-  for (std::size_t begin = 0; begin < end; begin += kPageTokens) {
+  const std::size_t end = seen(block.first + block.n - 1).end;
+  std::size_t begin = seen(block.first).begin / kPageTokens * kPageTokens;
+  for (; begin < end; begin += kPageTokens) {
     const std::size_t count = std::min(kPageTokens, end - begin);
     const PageIndex page = sequence.pages[begin / kPageTokens];
-    const float* keys =
-        cache.read(layer, page, 2 * group.kv_head, count, context_.ops, s.keys);
+    const float* keys = cache.read(layer, page, 2 * group.kv_head, count, context_.ops, s.keys);
     context_.ops.latent_scores({keys, count, head_dim_, head_dim_}, s.queries.data(), head_dim_, n,
                                rows_.softmax_scale(), s.scores.data());
-    softmax_page(block, group, begin, count, s);
+    softmax_page(block, group, {begin, begin + count}, s);
     const float* values =
         cache.read(layer, page, 2 * group.kv_head + 1, count, context_.ops, s.values);
     context_.ops.latent_values({values, count, head_dim_, head_dim_}, s.scores.data(),
@@ -163,6 +179,7 @@ void GroupedAttention::attend(std::size_t layer, const RowBlock& block, const Gr
 
 void GroupedAttention::run(std::size_t layer, const CommonLayer& common, const Step& step,
                            const Rows& x, KvCache& cache, std::span<float* const> outs) {
+  window_ = config_.window(LayerId{static_cast<std::uint16_t>(layer)});
   find_groups(layer);
   project(layer, common, x);
   write_cache(layer, common, cache);
@@ -171,7 +188,7 @@ void GroupedAttention::run(std::size_t layer, const CommonLayer& common, const S
   }
   context_.pool.parallel_for(
       blocks_.size() * groups_.size(), [&](std::size_t item, std::size_t thread) {
-        attend(layer, blocks_[item / groups_.size()], groups_[item % groups_.size()], cache,
+        attend(layer, blocks_[item / groups_.size()], groups_[item % groups_.size()], common, cache,
                scratch_[thread]);
       });
   project_out(context_, layer, config_.hidden_size, slices_, outs, tiles_);

@@ -47,16 +47,21 @@ class GroupedAttention final : public Attention {
                    std::span<const float> norm) const;
   void finish_queries(std::size_t row, const CommonLayer& common);
   void write_cache(std::size_t layer, const CommonLayer& common, KvCache& cache);
-  void attend(std::size_t layer, const RowBlock& block, const Group& group, const KvCache& cache,
-              ThreadScratch& scratch);
+  // The positions that a row sees.
+  kernels::Range seen(std::size_t row) const;
+  void begin_softmax(const RowBlock& block, const Group& group, std::span<const float> sinks,
+                     RunningSoftmax& softmax) const;
+  void attend(std::size_t layer, const RowBlock& block, const Group& group,
+              const CommonLayer& common, const KvCache& cache, ThreadScratch& scratch);
   // The scores of a page, [rows of the block, heads of the group, count], to probabilities; what
-  // lies in a row's future gets 0.
-  void softmax_page(const RowBlock& block, const Group& group, std::size_t begin,
-                    std::size_t count, ThreadScratch& scratch) const;
+  // lies in a row's future, or before its window, gets 0.
+  void softmax_page(const RowBlock& block, const Group& group, kernels::Range page,
+                    ThreadScratch& scratch) const;
 
   const model::ModelConfig& config_;
   const CpuContext& context_;
   std::size_t head_dim_;
+  std::size_t window_ = SIZE_MAX;  // of the layer that runs
   StepRows rows_;
   std::vector<float> k_, v_;  // [R, kv_heads * head_dim]
   std::vector<AttentionSlice> slices_;

@@ -1,6 +1,7 @@
 // The paged cache: per layer and page, one or more blocks of 64 positions. Latent attention has one
 // block of [kv_lora latent | rotated rope key]; grouped attention has two for each KV head, its
-// rotated keys (2 * head) and its values (2 * head + 1), so that a head reads its own alone. BF16 on the fast path, float32 on the exact one. Private to backend/cpu.
+// rotated keys (2 * head) and its values (2 * head + 1), so that a head reads its own alone. BF16
+// on the fast path, float32 on the exact one. Private to backend/cpu.
 #pragma once
 
 #include <cstdint>

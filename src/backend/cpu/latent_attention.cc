@@ -120,8 +120,8 @@ void LatentAttention::absorb_queries(std::size_t layer) {
 
 // The index-th absorbed row, some heads, over all positions it sees: online softmax, a page at a
 // time, in order.
-void LatentAttention::attend_row(std::size_t layer, std::size_t index, Range heads, const KvCache& cache,
-                           std::size_t thread) {
+void LatentAttention::attend_row(std::size_t layer, std::size_t index, Range heads,
+                                 const KvCache& cache, std::size_t thread) {
   const std::size_t row = absorbed_[index];
   const SequenceRows& sequence = rows_.sequence(row);
   ThreadScratch& scratch = scratch_[thread];
@@ -192,8 +192,8 @@ void LatentAttention::expand_values(std::size_t layer) {
   });
 }
 
-void LatentAttention::run(std::size_t layer, const CommonLayer& common, const Step& step, const Rows& x,
-                    KvCache& cache, std::span<float* const> outs) {
+void LatentAttention::run(std::size_t layer, const CommonLayer& common, const Step& step,
+                          const Rows& x, KvCache& cache, std::span<float* const> outs) {
   const std::size_t n = step.tokens.size();
   heads_.clear();
   for (std::size_t s = 0; s < slices_.size(); ++s) {  // a slice may lack whole layers

@@ -56,8 +56,8 @@ void LatentAttention::attend_naive(std::size_t layer, const Step& step, const Kv
   }
 }
 
-void LatentAttention::attend_naive_head(std::size_t layer, const SequenceRows& sequence, const Head& head,
-                                  const KvCache& cache, NaiveScratch& s) {
+void LatentAttention::attend_naive_head(std::size_t layer, const SequenceRows& sequence,
+                                        const Head& head, const KvCache& cache, NaiveScratch& s) {
   const SliceLayer& w = weights(head.slice, layer);
   const std::size_t n_rows = sequence.n_rows;
   const std::size_t latent = config_.kv_lora_rank;
@@ -125,7 +125,7 @@ void LatentAttention::naive_scores(const NaiveBlock& block, NaiveScratch& s) con
 
 // Scores to probabilities against each row's running maximum; what lies in the future gets 0.
 void LatentAttention::naive_softmax(const NaiveBlock& block, std::size_t position,
-                              NaiveScratch& s) const {
+                                    NaiveScratch& s) const {
   const std::size_t stride = panels_of(block.n) * kPanelRows;
   const std::size_t v_dim = config_.v_head_dim;
   for (std::size_t i = 0; i < block.n_rows; ++i) {

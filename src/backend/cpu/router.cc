@@ -112,6 +112,9 @@ Routing FeedForward::route(const CommonLayer& w, const Rows& x, std::span<const 
   const Product product[] = {{&w.router, x.view(), logits_.data(), experts}};
   multiply(context_, product, tiles_);
   context_.pool.parallel_for(n, [&](std::size_t row, std::size_t) {
+    if (!w.router_logit_bias.empty()) {
+      context_.ops.axpy(1.0f, w.router_logit_bias, logits_.data() + row * experts);
+    }
     choose_experts(config_, context_.ops, {logits_.data() + row * experts, experts}, w.router_bias,
                    forced.empty() ? forced : forced.subspan(row * k, k),
                    {std::span(expert_ids_).subspan(row * k, k),

@@ -41,8 +41,7 @@ struct CpuContext {
 
   // Whether activations must be rounded to int8 before they meet this matrix.
   bool rounds(const kernels::PackedMatrix& w) const {
-    return !exact &&
-           (w.format == kernels::PackedFormat::kInt8 || w.format == kernels::PackedFormat::kInt4);
+    return !exact && kernels::is_integer(w.format);
   }
   void gemm(const kernels::PackedMatrix& w, kernels::Range panels, const kernels::Activations& x,
             float* y, std::size_t y_stride) const {

@@ -94,10 +94,42 @@ void read_norms(const model::ModelSource& source, CommonWeights& weights) {
       w.q_bias = source.bias(id, Weight::kQ);
       w.k_bias = source.bias(id, Weight::kK);
       w.v_bias = source.bias(id, Weight::kV);
+      w.sinks = source.sinks(id);
     }
-    if (config.is_moe(id)) w.router_bias = source.router_bias(id);
+    if (!config.is_moe(id)) continue;
+    w.router_bias = source.router_bias(id);
+    w.router_logit_bias = source.bias(id, Weight::kRouter);
   }
   weights.final_norm = source.norm({}, model::Norm::kFinal);
+}
+
+// The part of a bias that belongs to some rows of its matrix.
+std::vector<float> part_of(std::vector<float> bias, model::Range rows) {
+  if (bias.empty()) return bias;
+  return {bias.begin() + static_cast<std::ptrdiff_t>(rows.begin),
+          bias.begin() + static_cast<std::ptrdiff_t>(rows.end)};
+}
+
+// Biases of outputs that several slices add up count where the first part is.
+void read_biases(const model::ModelSource& source, const model::Slice& slice,
+                 SliceWeights& weights) {
+  const model::ModelConfig& config = source.config();
+  if (!config.all_biases) return;
+  const model::Range columns = slice.expert_columns;
+  for (std::size_t l = 0; l < config.n_layers; ++l) {
+    SliceLayer& w = weights.layers[l];
+    const bool has_first_head = w.q.rows > 0 && slice.heads.begin == 0;
+    if (has_first_head) w.o_bias = source.bias(layer_id(l), Weight::kO);
+    for (std::size_t e = 0; e < w.experts.size(); ++e) {
+      FfnWeights& ffn = w.experts[e];
+      if (ffn.gate.rows == 0) continue;
+      const ExpertId expert{static_cast<std::uint16_t>(e)};
+      const auto bias = [&](Weight weight) { return source.bias(layer_id(l), weight, expert); };
+      ffn.gate_bias = part_of(bias(Weight::kExpertGate), columns);
+      ffn.up_bias = part_of(bias(Weight::kExpertUp), columns);
+      if (columns.begin == 0) ffn.down_bias = bias(Weight::kExpertDown);
+    }
+  }
 }
 
 Result<void> check_filled(const Layout& layout, const WeightArena& arena, std::string_view what) {
@@ -212,6 +244,7 @@ Result<SliceWeights> attach_slice(const model::ModelSource& source, const model:
   SliceWeights weights = place_slice(layout, slice);
   TRY(check_filled(layout, arena, "a slice"));
   arena.use_huge_pages();
+  read_biases(source, slice, weights);
   return weights;
 }
 

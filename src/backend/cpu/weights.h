@@ -15,6 +15,8 @@ namespace conclave::backend {
 // SwiGLU: down(silu(gate(x)) * up(x)).
 struct FfnWeights {
   kernels::PackedMatrix gate, up, down;
+  std::vector<float> gate_bias, up_bias;  // of its rows; empty without
+  std::vector<float> down_bias;           // [hidden]; in one slice only, so that it counts once
 };
 
 // What every slice needs: held and computed once.
@@ -27,10 +29,12 @@ struct CommonLayer {
   // Grouped attention
   std::vector<float> q_norm, k_norm;          // [head]; empty without qk_norm
   std::vector<float> q_bias, k_bias, v_bias;  // of all heads; empty without attention_bias
+  std::vector<float> sinks;                   // [heads]; empty without
   kernels::PackedMatrix k, v;
 
-  kernels::PackedMatrix router;  // MoE layers only
-  std::vector<float> router_bias;
+  kernels::PackedMatrix router;          // MoE layers only
+  std::vector<float> router_bias;        // for the choice alone
+  std::vector<float> router_logit_bias;  // of the router's product; empty without
 };
 
 struct CommonWeights {
@@ -44,8 +48,9 @@ struct SliceLayer {
   // Latent attention, per head: W_uk transposed, [kv_lora, nope], and W_uv, [v, kv_lora]
   std::vector<kernels::PackedMatrix> key_up, value_up;
   kernels::PackedMatrix o;
-  FfnWeights dense;   // dense layers only
-  FfnWeights shared;  // MoE layers only, from here on
+  std::vector<float> o_bias;  // [hidden]; in the slice with the first head only
+  FfnWeights dense;           // dense layers only
+  FfnWeights shared;          // MoE layers only, from here on
   std::vector<FfnWeights> experts;
 };
 

@@ -108,6 +108,12 @@ struct Avx2Lanes {
   static B high_nibbles(B b) {
     return low_nibbles({_mm256_srli_epi16(b.lo, 4), _mm256_srli_epi16(b.hi, 4)});
   }
+  static B upper_nibbles(B b) { return high_nibbles(b); }
+  static B look_up(const std::uint8_t* table, B index) {
+    const __m256i entries =
+        _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(entries, index.lo), _mm256_shuffle_epi8(entries, index.hi)};
+  }
   static __m256i broadcast_four(const std::int8_t* a) {
     std::int32_t four;
     std::memcpy(&four, a, sizeof four);

@@ -78,6 +78,13 @@ struct Avx512Lanes {
   static B high_nibbles(B b) {
     return _mm512_and_si512(b, _mm512_set1_epi8(static_cast<char>(0xf0)));
   }
+  static B upper_nibbles(B b) {
+    return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15));
+  }
+  static B look_up(const std::uint8_t* table, B index) {
+    const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), index);
+  }
   static I dot_int8(I acc, B w, const std::int8_t* a) {
     std::int32_t four;
     std::memcpy(&four, a, sizeof four);

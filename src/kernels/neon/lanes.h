@@ -141,6 +141,12 @@ struct NeonLanes {
     for (auto& part : b.v) part = vshrq_n_u8(part, 4);
     return b;
   }
+  static B upper_nibbles(B b) { return high_nibbles(b); }
+  static B look_up(const std::uint8_t* table, B index) {
+    const uint8x16_t entries = vld1q_u8(table);
+    for (auto& part : index.v) part = vqtbl1q_u8(entries, part);
+    return index;
+  }
   static int8x16_t broadcast_four(const std::int8_t* a) {
     std::int32_t four;
     std::memcpy(&four, a, sizeof four);

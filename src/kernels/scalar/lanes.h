@@ -138,6 +138,11 @@ struct ScalarLanes {
     for (auto& byte : b.v) byte = static_cast<std::uint8_t>(byte >> 4);
     return b;
   }
+  static B upper_nibbles(B b) { return high_nibbles(b); }
+  static B look_up(const std::uint8_t* table, B index) {
+    for (auto& byte : index.v) byte = table[byte];
+    return index;
+  }
   // lane += sum of 4 stored bytes times a[0..3]
   static I dot_int8(I acc, B w, const std::int8_t* a) {
     for (std::size_t i = 0; i < 16; ++i) {
