@@ -8,6 +8,7 @@ find_package(CLI11 REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(GTest REQUIRED)
 find_package(OpenSSL 3.0 REQUIRED)
+find_package(CURL 7.85 REQUIRED)
 # The archive: a program without fibers then has nothing of it.
 find_library(BOOST_CONTEXT NAMES libboost_context.a boost_context REQUIRED)
 

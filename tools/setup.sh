@@ -3,7 +3,7 @@
 
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold pkg-config ca-certificates python3 python3-numpy
-  libboost1.81-dev libboost-context1.81-dev libssl-dev libprotobuf-dev protobuf-compiler nlohmann-json3-dev libsimdjson-dev
+  libboost1.81-dev libboost-context1.81-dev libssl-dev libcurl4-openssl-dev libprotobuf-dev protobuf-compiler nlohmann-json3-dev libsimdjson-dev
   libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libgtest-dev libgmock-dev
 )
 readonly TEST_PACKAGES=(

@@ -48,7 +48,8 @@ void add_commands(CLI::App& app, Program& program) {
   add_node_command(app, program);
   add_pool_commands(app, program);
   add_doctor_command(app, program);
-  CLI::App* model = app.add_subcommand("model", "Look at checkpoints, or make one for tests");
+  CLI::App* model = app.add_subcommand("model", "Fetch, keep and look at checkpoints");
+  add_model_store_commands(*model, program);
   add_inspect_command(*model, program);
   add_synth_command(*model, program);
   add_logits_command(app, program);
@@ -91,7 +92,9 @@ int run(std::span<char*> arguments) {
                   .output = Output(STDOUT_FILENO),
                   .binary = binary_path(arguments[0]),
                   .action = {}};
-  CLI::App app("Runs Mixture-of-Experts models of the Kimi K2 and DeepSeek kind on your machines");
+  CLI::App app(
+      "Runs Mixture-of-Experts models (Kimi K2, DeepSeek, Qwen3, GLM, gpt-oss ...) on your "
+      "machines");
   app.name("conclave");
   add_commands(app, program);
   if (const std::optional<int> code = parse(app, arguments)) return *code;

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <vector>
 
+#include "apps/model_store.h"
+
 namespace conclave::apps {
 
 void add_weights_option(CLI::App& command, Settings& settings, std::string& weights) {
@@ -22,11 +24,12 @@ void add_weights_option(CLI::App& command, Settings& settings, std::string& weig
 
 void add_model_options(CLI::App& command, Settings& settings, ModelArgument argument,
                        ModelOptions& options) {
-  CLI::Option* model = command.add_option("MODEL", options.model, "checkpoint folder");
+  CLI::Option* model =
+      command.add_option("MODEL", options.model, "checkpoint folder, or ORG/NAME as pulled");
   if (argument == ModelArgument::kRequired) {
     model->required();
   } else {
-    model->description("checkpoint folder (default: the built-in Ember)");
+    model->description("checkpoint folder, or ORG/NAME as pulled (default: the built-in Ember)");
     settings.bind(model, "model");
   }
   add_weights_option(command, settings, options.weights);
@@ -50,6 +53,7 @@ void add_model_options(CLI::App& command, Settings& settings, ModelArgument argu
 
 Result<std::filesystem::path> find_model(const ModelOptions& options,
                                          const std::filesystem::path& binary) {
+  if (const auto stored = find_stored_model(options.model)) return *stored;
   if (!options.model.empty()) return std::filesystem::path(options.model);
   const std::filesystem::path beside = binary.parent_path();
   const std::vector<std::filesystem::path> places = {

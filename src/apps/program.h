@@ -49,5 +49,6 @@ void add_plan_command(CLI::App& root, Program& program);
 void add_probe_command(CLI::App& root, Program& program);
 void add_inspect_command(CLI::App& model, Program& program);  // below `conclave model`
 void add_synth_command(CLI::App& model, Program& program);
+void add_model_store_commands(CLI::App& model, Program& program);  // pull, add, list, verify, rm
 
 }  // namespace conclave::apps

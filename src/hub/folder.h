@@ -1,0 +1,30 @@
+// Locks, staging folders and free space of the store. Private to hub/.
+#pragma once
+
+#include <filesystem>
+
+#include "base/file_descriptor.h"
+#include "hub/hub.h"
+
+namespace conclave::hub {
+
+inline constexpr std::string_view kManifestName = "conclave-manifest.json";
+
+// Held until it goes; a second holder gets an error at once.
+Result<FileDescriptor> lock_model(const std::filesystem::path& dir, const ModelName& name);
+
+std::filesystem::path partial_of(const std::filesystem::path& dir);
+
+// The error says how much is missing.
+Result<void> check_space(const std::filesystem::path& dir, std::uint64_t needed);
+
+std::uint64_t folder_bytes(const std::filesystem::path& dir);
+// 0 where there is no such file.
+std::uint64_t file_bytes(const std::filesystem::path& file);
+
+// By way of a second name, so that a reader sees the old text or the new.
+Result<void> write_whole(const std::filesystem::path& file, const std::string& text);
+Result<std::optional<Manifest>> read_manifest(const std::filesystem::path& dir);
+Result<void> rename_to(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace conclave::hub
