@@ -18,7 +18,7 @@ Result<void> check_memory(std::uint64_t weights, std::uint64_t kv, std::size_t c
       fmt::format("the model needs {} for weights and {} for {} tokens of context, and {} may be "
                   "used here: try {}a machine with more memory",
                   human_bytes(weights), human_bytes(kv), context, human_bytes(*have),
-                  weights <= *have ? "a smaller --context or " : "--weights int8 or "));
+                  weights <= *have ? "a smaller --context or " : "--weights int8 or int4, or "));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // conclave model pull | add | list | verify | rm: models on this machine's disk.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,11 @@ struct ModelCommand {
   hub::PullRequest pull;
   bool json = false;
 };
+
+// The names of folders may be no UTF-8.
+std::string one_line(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -63,7 +69,7 @@ Result<int> report_pull(Program& program, const ModelCommand& command,
     json["dir"] = report.dir.string();
     json["fetched_bytes"] = report.fetched_bytes;
     json["was_there"] = report.was_there;
-    TRY(program.output.write(json.dump() + "\n"));
+    TRY(program.output.write(one_line(json)));
     return kExitOk;
   }
   const std::string what =
@@ -81,10 +87,15 @@ Result<int> run_pull(Program& program, const ModelCommand& command) {
   if (const std::string endpoint = variable("HF_ENDPOINT"); !endpoint.empty()) {
     request.endpoint = endpoint;
   }
-  if (!request.endpoint.starts_with("https://") && !request.endpoint.starts_with("http://")) {
-    return invalid_input("HF_ENDPOINT: \"" + request.endpoint + "\": expected http(s)://...");
+  const bool has_scheme =
+      request.endpoint.starts_with("https://") || request.endpoint.starts_with("http://");
+  if (!has_scheme || request.endpoint.find('@') != std::string::npos) {
+    return invalid_input("HF_ENDPOINT: expected http(s)://HOST, and a token in HF_TOKEN");
   }
   request.token = variable("HF_TOKEN");
+  if (std::ranges::any_of(request.token, [](unsigned char c) { return c <= ' ' || c >= 127; })) {
+    return invalid_input("HF_TOKEN: has characters that no token has");
+  }
   bool interrupted = false;
   const auto report = with_progress(
       program, "fetching", interrupted,
@@ -96,9 +107,14 @@ Result<int> run_pull(Program& program, const ModelCommand& command) {
 Result<int> run_add(Program& program, const ModelCommand& given) {
   ModelCommand command = given;
   if (command.name.empty()) {
-    std::filesystem::path folder = std::filesystem::path(command.from).lexically_normal();
+    std::error_code error;
+    std::filesystem::path folder =
+        std::filesystem::absolute(command.from, error).lexically_normal();
     if (!folder.has_filename()) folder = folder.parent_path();
     command.name = "local/" + folder.filename().string();
+    if (!hub::parse_model_name(command.name)) {
+      return invalid_input(command.from + ": give the model a name: --name ORG/NAME");
+    }
   }
   const hub::ModelName name = TRY(hub::parse_model_name(command.name));
   const hub::Store store = TRY(open_store());
@@ -121,13 +137,13 @@ Result<int> run_list(Program& program, const ModelCommand& command) {
                       {"bytes", model.bytes},
                       {"complete", model.complete}});
     }
-    TRY(program.output.write(list.dump(2) + "\n"));
+    TRY(program.output.write(list.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"));
     return kExitOk;
   }
   std::string text;
   for (const hub::StoredModel& model : models) {
     text += fmt::format("{:<48} {:>10}{}\n", model.name.text(), human_bytes(model.bytes),
-                        model.complete ? "" : "  on its way: pull it again to go on");
+                        model.complete ? "" : "  on its way: conclave model pull goes on with it");
   }
   if (models.empty()) text = fmt::format("no models in {}\n", store.root().string());
   TRY(program.output.write(text));
@@ -146,7 +162,7 @@ Result<int> run_verify(Program& program, const ModelCommand& command) {
     Json json;
     json["model"] = command.name;
     json["problems"] = *problems;
-    TRY(program.output.write(json.dump() + "\n"));
+    TRY(program.output.write(one_line(json)));
   } else if (problems->empty()) {
     TRY(program.output.write(fmt::format("{}: every file is as it was fetched\n", command.name)));
   } else {
@@ -191,6 +207,13 @@ void add_model_store_commands(CLI::App& model, Program& program) {
       ->capture_default_str();
   pull->add_option("--connections", command->pull.connections, "files at a time")
       ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  pull->add_option("--tries", command->pull.tries, "of one file without any progress")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  pull->add_option("--stall", command->pull.stall_seconds,
+                   "seconds below 1 kB/s after which a connection is given up")
+      ->check(CLI::Range(1, 3600))
       ->capture_default_str();
   pull->add_flag("--json", command->json, "print one JSON object");
 

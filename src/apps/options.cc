@@ -8,16 +8,22 @@
 #include <vector>
 
 #include "apps/model_store.h"
+#include "model/model.h"
 
 namespace conclave::apps {
+
+CLI::IsMember weights_modes() {
+  return CLI::IsMember(
+      std::vector<std::string>(model::kWeightsModes.begin(), model::kWeightsModes.end()));
+}
 
 void add_weights_option(CLI::App& command, Settings& settings, std::string& weights) {
   CLI::Option* option =
       command
           .add_option("--weights", weights,
-                      "native keeps the file's bytes; int8 rounds all but INT4 and the router "
-                      "to 8 bits at load; int4 most of it to 4 bits")
-          ->check(CLI::IsMember({"native", "int8", "int4"}))
+                      "native keeps the file's bytes; int8 rounds at load what has more than 8 "
+                      "bits; int4 most of what has more than 4; never router and embedding")
+          ->check(weights_modes())
           ->capture_default_str();
   settings.bind(option, "weights");
 }

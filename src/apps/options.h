@@ -27,6 +27,8 @@ enum class ModelArgument { kOptional, kRequired };
 void add_model_options(CLI::App& command, Settings& settings, ModelArgument argument,
                        ModelOptions& options);
 
+// The values of --weights, to check a flag with.
+CLI::IsMember weights_modes();
 // `--weights` alone, for commands that run nothing.
 void add_weights_option(CLI::App& command, Settings& settings, std::string& weights);
 

@@ -151,7 +151,7 @@ void add_perplexity_command(CLI::App& root, Program& program) {
   command
       ->add_option("--compare", options->compare,
                    "measure this other --weights too, and what the first costs")
-      ->check(CLI::IsMember({"native", "int8", "int4"}));
+      ->check(weights_modes());
   command->add_flag("--json", options->json, "print one JSON object");
   command->callback([&program, options] {
     program.action = [&program, options] { return run_perplexity(program, *options); };

@@ -42,6 +42,7 @@ Result<Subject> subject_of(const plan::Catalogue& catalogue, const SeedCluster& 
   cluster.name = std::string(seed.title);
   cluster.model = TRY(plan::find_model(catalogue, seed.model, seed.quant));
   cluster.software = TRY(plan::find_software(catalogue, software));
+  plan::adopt_software(cluster);
   const plan::Machine kind = TRY(plan::find_machine(catalogue, seed.machine));
   for (std::size_t i = 1; i <= seed.count; ++i) {
     cluster.pool.machines.push_back(kind);

@@ -275,6 +275,7 @@ Result<void> apply(const Subject& subject, const plan::Catalogue& catalogue, con
 // A measured figure belongs to the cluster as it was.
 void settle(plan::Cluster& cluster) {
   cluster.measured_tokens_per_second.reset();
+  plan::adopt_software(cluster);
   raise_reserve(cluster.workload);
 }
 
@@ -308,6 +309,7 @@ Result<Subject> make_subject(const PlanOptions& options, const plan::Catalogue& 
   Subject subject =
       file.empty() ? TRY(from_list(options, catalogue)) : TRY(from_file(options, catalogue, file));
   TRY(apply_flags(options, catalogue, subject.cluster));
+  plan::adopt_software(subject.cluster);
   return subject;
 }
 

@@ -26,6 +26,20 @@ TEST(SynthModel, OfficialMeansAsTheFamilyShips) {
   EXPECT_EQ(synth_model(like("kimi-k2"))->quant, SynthQuant::kInt4);
   EXPECT_EQ(synth_model(like("deepseek-v3"))->quant, SynthQuant::kFp8);
   EXPECT_EQ(synth_model(like("ember"))->quant, SynthQuant::kInt4);
+  EXPECT_EQ(synth_model(like("qwen3-30b"))->quant, SynthQuant::kBf16);
+}
+
+TEST(SynthModel, GroupedAttentionHasItsOwnFields) {
+  SynthRequest request;
+  request.preset = "m3";
+  const Result<SynthModel> model = synth_model(request);
+  ASSERT_TRUE(model) << model.error().message;
+  const auto read = model::parse_config(config_json(*model).dump(), "config.json");
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(read->n_kv_heads, 4u);
+  EXPECT_EQ(read->n_layers, 24u);
+  EXPECT_EQ(read->n_moe_layers(), 24u);
+  EXPECT_TRUE(read->qk_norm);
 }
 
 TEST(SynthModel, FlagsChangeAPreset) {
@@ -55,7 +69,7 @@ TEST(SynthModel, RefusesWhatCannotBe) {
   EXPECT_FALSE(synth_model(small));
   EXPECT_FALSE(synth_model(SynthRequest{}));
   SynthRequest no_preset;
-  no_preset.preset = "m3";
+  no_preset.preset = "m4";
   const Result<SynthModel> refused = synth_model(no_preset);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kInvalidInput);

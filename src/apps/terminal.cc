@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -121,9 +122,12 @@ void ProgressLine::draw(const std::string& text) {
 }
 
 void ProgressLine::update_bytes(std::uint64_t done, std::uint64_t total) {
+  if (total == 0) return;
+  if (!begun_at_) begun_at_ = done;  // what was there already came at no speed
   if (!due()) return;
   const double elapsed = seconds(clock_.now() - start_);
-  const double rate = elapsed > 0 ? static_cast<double>(done) / elapsed / 1e6 : 0.0;
+  const double came = static_cast<double>(done - std::min(done, *begun_at_));
+  const double rate = elapsed > 0 ? came / elapsed / 1e6 : 0.0;
   draw(fmt::format("{}  {:.0f} %  of {}  {:.0f} MB/s", label_, percent(done, total),
                    human_bytes(total), rate));
 }

@@ -76,6 +76,7 @@ class ProgressLine {
   std::size_t width_;
   Time start_;
   std::optional<Time> drawn_;
+  std::optional<std::uint64_t> begun_at_;  // bytes at the first update
   bool visible_ = false;
 };
 

@@ -29,9 +29,10 @@ class Grouped : public model::CheckpointDirTest, public testing::WithParamInterf
     const std::size_t dense = config.intermediate_size;
     const std::size_t shared = config.shared_intermediate_size();
     std::vector<model::Slice> slices(3);
+    const std::size_t expert = config.moe_intermediate_size;
     slices[0] = {{0, 1}, {0, 0}, {0, 0}, {0, 32}, {0, 32}, true};
     slices[1] = {{1, 3}, {0, 32}, {0, shared}, {32, dense}, {32, 32}, false};
-    slices[2] = {{3, 4}, {32, 32}, {shared, shared}, {dense, dense}, {32, 64}, false};
+    slices[2] = {{3, 4}, {32, expert}, {shared, shared}, {dense, dense}, {32, 64}, false};
     return slices;
   }
   static std::vector<TokenId> prompt(std::size_t n) { return some_tokens(n, 3, 64); }
@@ -85,7 +86,9 @@ TEST_P(Grouped, UnevenSlicesAddUpToTheWholeModel) {
 TEST_P(Grouped, WhoComputesSlicesNeverChangesABit) {
   const std::vector<model::Slice> s = three_slices();
   const std::vector<Part> parts = {{prompt(kPrompt), 0, kPages}};
-  for (const CpuOptions& options : {CpuOptions{.exact = true}, CpuOptions{}}) {
+  for (const CpuOptions& options :
+       {CpuOptions{.exact = true}, CpuOptions{}, CpuOptions{.weights = model::WeightsMode::kInt8},
+        CpuOptions{.weights = model::WeightsMode::kInt4}}) {
     std::vector<Node> apart;
     for (const model::Slice& slice : s) apart.push_back(node(options, {slice}));
     EXPECT_EQ(run(node(options, s), parts), run(apart, parts));

@@ -16,11 +16,6 @@ using model::Weight;
 constexpr auto kWeightLast = static_cast<std::uint8_t>(Weight::kHead);
 constexpr auto kFormatLast = static_cast<std::uint8_t>(PackedFormat::kMxfp4);
 
-bool is_expert(Weight weight) {
-  return weight == Weight::kExpertGate || weight == Weight::kExpertUp ||
-         weight == Weight::kExpertDown;
-}
-
 bool has_layer(Weight weight) { return weight != Weight::kEmbedding && weight != Weight::kHead; }
 
 std::size_t element_bytes(PackedFormat format) { return format == PackedFormat::kF32 ? 4 : 2; }
@@ -127,7 +122,7 @@ std::string describe(const PackedPart& part) {
   };
   std::string out = "packed part: weight " + std::to_string(static_cast<unsigned>(part.weight));
   if (has_layer(part.weight)) out += " of layer " + std::to_string(part.layer.value);
-  if (is_expert(part.weight)) out += ", expert " + std::to_string(part.expert.value);
+  if (model::is_expert(part.weight)) out += ", expert " + std::to_string(part.expert.value);
   return out + " [" + text(part.rows) + ", " + text(part.cols) + "]" +
          (part.transposed ? " transposed" : "") + " as " + std::string(name(part.format));
 }
@@ -171,7 +166,7 @@ Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
   if (!has_layer(part.weight) && part.layer.value != 0) {
     return bad_field("layer", part.layer.value, "0 for a weight outside the layers");
   }
-  if (!is_expert(part.weight) && part.expert.value != 0) {
+  if (!model::is_expert(part.weight) && part.expert.value != 0) {
     return bad_field("expert", part.expert.value, "0 for a weight that is no expert's");
   }
   part.rows = TRY(decode_range(bytes, 8, "rows"));

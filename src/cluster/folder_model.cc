@@ -54,7 +54,8 @@ Result<plan::Quant> stated_quant(const std::filesystem::path& dir, model::Weight
   const json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
   const std::string method = parsed.is_object() ? quant_method(parsed) : "";
   const plan::PartFormat rest = method == "fp8" ? kFp8 : kBf16;
-  return plan::quant_of(mode, method == "compressed-tensors" ? kInt4 : rest, rest);
+  return plan::quant_of(mode, method == "compressed-tensors" || method == "mxfp4" ? kInt4 : rest,
+                        rest);
 }
 
 plan::Format format_of(const model::PartBytes& part, double bytes) {

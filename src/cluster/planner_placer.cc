@@ -67,6 +67,7 @@ Result<std::unique_ptr<PlannerPlacer>> PlannerPlacer::create(const model::ModelS
   cluster.model = TRY(read_folder_model(source.dir(), options.weights));
   const plan::Catalogue catalogue = TRY(plan::parse_catalogue(plan::built_in_sources()));
   cluster.software = TRY(plan::find_software(catalogue, "conclave"));
+  plan::adopt_software(cluster);
   cluster.pool.link = options.link ? *options.link : TRY(plan::find_link(catalogue, "10gbe"));
   cluster.workload.batch = options.batch;
   cluster.workload.reserve_tokens = options.pages * backend::kPageTokens;

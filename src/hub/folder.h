@@ -19,12 +19,17 @@ std::filesystem::path partial_of(const std::filesystem::path& dir);
 Result<void> check_space(const std::filesystem::path& dir, std::uint64_t needed);
 
 std::uint64_t folder_bytes(const std::filesystem::path& dir);
+// Of one that cannot be read: as far as it could.
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& dir);
 // 0 where there is no such file.
 std::uint64_t file_bytes(const std::filesystem::path& file);
 
-// By way of a second name, so that a reader sees the old text or the new.
+// By way of a second name, and on the disk before it is seen: a reader meets the old text or the
+// new.
 Result<void> write_whole(const std::filesystem::path& file, const std::string& text);
 Result<std::optional<Manifest>> read_manifest(const std::filesystem::path& dir);
 Result<void> rename_to(const std::filesystem::path& from, const std::filesystem::path& to);
+// `whole` takes the name `dir`, and what had it is gone afterwards. At no moment is neither there.
+Result<void> replace_folder(const std::filesystem::path& whole, const std::filesystem::path& dir);
 
 }  // namespace conclave::hub

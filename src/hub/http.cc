@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <system_error>
 
@@ -20,6 +21,7 @@ namespace {
 constexpr long kRedirectsMax = 5;
 constexpr long kConnectSeconds = 30;
 constexpr long kStallBytesPerSecond = 1024;
+constexpr long kListingSeconds = 120;
 
 void start_curl_once() {
   static const bool kStarted = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -47,9 +49,13 @@ struct Transfer {
   bool has_range = false;
   bool begun = false;
   const std::function<bool(std::int64_t)>* on_bytes = nullptr;
-  std::string problem;  // ours, where it was not curl's
+  std::optional<Error> problem;  // ours, where it was not curl's; without the address
   bool stopped = false;
 };
+
+Error disk_error(int error) {
+  return exhausted(system_text(error) + ": make room; the same command goes on from here");
+}
 
 // "content-range: bytes 100-199/200"
 std::size_t on_header(char* data, std::size_t, std::size_t n, void* user) {
@@ -68,20 +74,24 @@ std::size_t on_header(char* data, std::size_t, std::size_t n, void* user) {
   return n;
 }
 
-// Whether the answer begins where it should; goes back to the start where the server does.
+// Whether the answer begins where it should; goes back to the start where the server does. What is
+// neither keeps what came so far, and may be tried again.
 bool begin_body(Transfer& transfer) {
   long status = 0;
+  curl_off_t length = -1;
   curl_easy_getinfo(transfer.curl, CURLINFO_RESPONSE_CODE, &status);
+  curl_easy_getinfo(transfer.curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
   if (status == 206 && transfer.has_range && transfer.range_begin == transfer.offset) return true;
-  if (status == 206) {
-    transfer.problem = "the server sent another part than was asked for";
+  const bool whole = length < 0 || static_cast<std::uint64_t>(length) == transfer.size;
+  if (status != 200 || (transfer.at > 0 && !whole)) {
+    transfer.problem = unavailable("the server sent another part than was asked for");
     return false;
   }
   if (transfer.at == 0) return true;
   const auto gone = -static_cast<std::int64_t>(transfer.at);
   transfer.at = 0;
   if (::ftruncate(transfer.fd, 0) != 0) {
-    transfer.problem = system_text(errno);
+    transfer.problem = disk_error(errno);
     return false;
   }
   return (*transfer.on_bytes)(gone);
@@ -91,7 +101,8 @@ std::size_t on_body(char* data, std::size_t, std::size_t n, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   if (transfer.body != nullptr) {
     if (transfer.body->size() + n > transfer.size) {
-      transfer.problem = "the answer is longer than " + std::to_string(transfer.size) + " bytes";
+      transfer.problem =
+          corrupt("the answer is longer than " + std::to_string(transfer.size) + " bytes");
       return 0;
     }
     transfer.body->append(data, n);
@@ -99,9 +110,10 @@ std::size_t on_body(char* data, std::size_t, std::size_t n, void* user) {
   }
   if (!transfer.begun && !begin_body(transfer)) return 0;
   transfer.begun = true;
+  CHECK(transfer.at <= transfer.size);
   if (n > transfer.size - transfer.at) {
-    transfer.problem = "the server sent more than the " + std::to_string(transfer.size) +
-                       " bytes that it promised";
+    transfer.problem = corrupt("the server sent more than the " + std::to_string(transfer.size) +
+                               " bytes that it promised");
     return 0;
   }
   for (std::size_t done = 0; done < n;) {
@@ -109,7 +121,7 @@ std::size_t on_body(char* data, std::size_t, std::size_t n, void* user) {
         ::pwrite(transfer.fd, data + done, n - done, static_cast<off_t>(transfer.at + done));
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
-      transfer.problem = system_text(errno);
+      transfer.problem = disk_error(errno);
       return 0;
     }
     done += static_cast<std::size_t>(written);
@@ -134,7 +146,9 @@ Error status_error(const std::string& url, long status) {
     return invalid_input(text + ": set HF_TOKEN to a token that may read this model");
   }
   if (status == 404) return not_found(text + ": no such model, revision or file");
-  if (status == 429 || status >= 500) return unavailable(text);
+  if (status == 408 || status == 429 || status >= 500) {
+    return unavailable(text + ": try again later; the same command goes on from here");
+  }
   return invalid_input(text);
 }
 
@@ -149,15 +163,17 @@ struct HttpClient::State {
 };
 
 void HttpClient::State::prepare(const PullRequest& request) {
-  // http only where the hub itself is reached so: a mirror at home.
-  const char* protocols = endpoint.starts_with("http://") ? "http,https" : "https";
+  // http only where the hub itself is reached so: a mirror at home. Then no proxy sees the token.
+  const bool plain = endpoint.starts_with("http://");
+  const char* protocols = plain ? "http,https" : "https";
+  if (plain) curl_easy_setopt(curl, CURLOPT_PROXY, "");
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, protocols);
   curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, protocols);
   curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
   curl_easy_setopt(curl, CURLOPT_MAXREDIRS, kRedirectsMax);
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, kStallBytesPerSecond);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(request.stall_seconds));
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, request.stall_seconds);
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl, CURLOPT_USERAGENT, "conclave");
   curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
@@ -184,7 +200,9 @@ Result<void> HttpClient::State::perform(const std::string& url, Transfer& transf
   const CURLcode code = curl_easy_perform(curl);
   curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, nullptr);
   if (transfer.stopped) return exhausted("stopped");
-  if (!transfer.problem.empty()) return corrupt(url + ": " + transfer.problem);
+  if (transfer.problem) {
+    return Error{transfer.problem->code, url + ": " + transfer.problem->message};
+  }
   if (code == CURLE_OK) return {};
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -192,7 +210,8 @@ Result<void> HttpClient::State::perform(const std::string& url, Transfer& transf
   const std::string text = reason[0] != '\0' ? reason : curl_easy_strerror(code);
   const bool refused = code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_TOO_MANY_REDIRECTS ||
                        code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_URL_MALFORMAT;
-  return refused ? invalid_input(url + ": " + text) : unavailable(url + ": " + text);
+  if (refused) return invalid_input(url + ": " + text);
+  return unavailable(url + ": " + text + "; the same command goes on from here");
 }
 
 HttpClient::HttpClient(const PullRequest& request) : state_(std::make_unique<State>()) {
@@ -206,13 +225,17 @@ HttpClient::HttpClient(const PullRequest& request) : state_(std::make_unique<Sta
 
 HttpClient::~HttpClient() { curl_easy_cleanup(state_->curl); }
 
-Result<std::string> HttpClient::get(const std::string& path, std::size_t bytes_max) {
+Result<std::string> HttpClient::get(const std::string& path, std::size_t bytes_max,
+                                    const std::function<bool()>& go_on) {
   std::string body;
+  const std::function<bool(std::int64_t)> on_bytes = [&go_on](std::int64_t) { return go_on(); };
   Transfer transfer;
   transfer.size = bytes_max;
   transfer.body = &body;
+  transfer.on_bytes = &on_bytes;
   const std::string url = state_->endpoint + path;
   curl_easy_setopt(state_->curl, CURLOPT_RANGE, nullptr);
+  curl_easy_setopt(state_->curl, CURLOPT_TIMEOUT, kListingSeconds);
   TRY(state_->perform(url, transfer));
   const char* reached = nullptr;
   curl_easy_getinfo(state_->curl, CURLINFO_EFFECTIVE_URL, &reached);
@@ -225,24 +248,28 @@ Result<std::string> HttpClient::get(const std::string& path, std::size_t bytes_m
 Result<void> HttpClient::download(const std::string& path, const std::filesystem::path& file,
                                   std::uint64_t size,
                                   const std::function<bool(std::int64_t)>& on_bytes) {
-  const FileDescriptor fd(::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644));
+  const FileDescriptor fd(::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0644));
   struct stat status {};
   if (!fd.open() || ::fstat(fd.get(), &status) != 0) {
-    return unavailable(file.string() + ": " + system_text(errno));
+    return exhausted(file.string() + ": " + system_text(errno));
   }
   Transfer transfer;
   transfer.offset = static_cast<std::uint64_t>(status.st_size);
-  if (transfer.offset >= size && size > 0) return {};  // the hash says whether it is right
+  if (transfer.offset >= size) return {};  // the hash says whether it is right
   transfer.at = transfer.offset;
   transfer.size = size;
   transfer.fd = fd.get();
   transfer.on_bytes = &on_bytes;
   const std::string range = std::to_string(transfer.offset) + "-";
   curl_easy_setopt(state_->curl, CURLOPT_RANGE, transfer.offset > 0 ? range.c_str() : nullptr);
+  curl_easy_setopt(state_->curl, CURLOPT_TIMEOUT, 0L);
   TRY(state_->perform(state_->endpoint + path, transfer));
-  if (transfer.at == size) return {};
-  return unavailable(state_->endpoint + path + ": the connection ended after " +
-                     std::to_string(transfer.at) + " of " + std::to_string(size) + " bytes");
+  if (transfer.at != size) {
+    return unavailable(state_->endpoint + path + ": the connection ended after " +
+                       std::to_string(transfer.at) + " of " + std::to_string(size) + " bytes");
+  }
+  if (::fsync(fd.get()) != 0) return exhausted(file.string() + ": " + system_text(errno));
+  return {};
 }
 
 bool may_pass(const Error& error) { return error.code == ErrorCode::kUnavailable; }

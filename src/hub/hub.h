@@ -5,6 +5,7 @@
 //   Store/ORG/NAME.partial/   one that is on its way, taken up again by the same call
 //   Store/ORG/NAME.lock       held while one process changes it
 //
+// Only folders with a manifest are the store's: others are neither listed, replaced nor removed.
 // Nothing that comes from a hub is trusted before its hash is right: names, sizes, redirects.
 // Threads: every function may be called from any thread; two on one model meet at its lock.
 #pragma once
@@ -27,7 +28,7 @@ struct ModelName {
   std::string name;
   std::string text() const { return org + "/" + name; }
 };
-// Each part of letters, digits, '.', '_' and '-', not beginning with '.', at most 96 bytes.
+// Each part of letters, digits, '.', '_' and '-', not beginning with '.'; at most 192 bytes.
 Result<ModelName> parse_model_name(std::string_view text);
 
 struct Digest {
@@ -59,6 +60,8 @@ Result<Manifest> parse_manifest(std::string_view json);
 std::string to_json(const Manifest& manifest);
 // Whether a file of this name belongs to what a model needs.
 bool is_needed(std::string_view name);
+// Letters, digits, '.', '_' and '-', not beginning with '.'.
+bool is_plain(std::string_view name);
 
 // Bytes done and in all. False stops the work; what is there already stays for the next time.
 using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
@@ -68,9 +71,9 @@ struct PullRequest {
   std::string token;  // sent to the endpoint's host alone
   std::string revision = "main";
   std::size_t connections = 4;
-  double stall_seconds = 60.0;  // without 1 kB/s for so long, a connection is given up
-  double retry_seconds = 1.0;   // before the second try; doubled each time
-  std::size_t tries = 5;        // of one file without any progress
+  long stall_seconds = 60;     // without 1 kB/s for so long, a connection is given up
+  double retry_seconds = 1.0;  // before the second try; doubled each time, up to a minute
+  std::size_t tries = 8;       // of one file without real progress
 };
 
 struct PullReport {

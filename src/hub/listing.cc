@@ -1,6 +1,7 @@
 // What a hub says of a model, and what we keep of it.
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -9,23 +10,16 @@
 namespace conclave::hub {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using nlohmann::json;
 
 constexpr std::size_t kFilesMax = 4096;
 constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 44;
+constexpr std::uint64_t kGitBytesMax = std::uint64_t{64} << 20;  // of files without a SHA-256
 
 constexpr std::array<std::string_view, 8> kNeeded = {
     "config.json",    "generation_config.json",  "tokenizer.json",      "tokenizer_config.json",
     "tiktoken.model", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 };
-
-bool is_plain(std::string_view name) {
-  const auto legal = [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
-  };
-  return !name.empty() && name.size() <= 200 && name.front() != '.' &&
-         std::ranges::all_of(name, legal);
-}
 
 bool is_hex(std::string_view text, std::size_t size) {
   const auto digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
@@ -34,18 +28,18 @@ bool is_hex(std::string_view text, std::size_t size) {
 
 Error bad(const std::string& what) { return invalid_input("list of files: " + what); }
 
-Result<Json> parse_object(std::string_view text) {
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded() || !json.is_object()) return bad("not a JSON object");
-  return json;
+Result<json> parse_object(std::string_view text) {
+  json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (parsed.is_discarded() || !parsed.is_object()) return bad("not a JSON object");
+  return parsed;
 }
 
-std::string text_of(const Json& object, std::string_view field) {
+std::string text_of(const json& object, std::string_view field) {
   const auto found = object.find(field);
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-Result<std::uint64_t> size_of(const Json& object, const std::string& name) {
+Result<std::uint64_t> size_of(const json& object, const std::string& name) {
   const auto found = object.find("size");
   if (found == object.end() || !found->is_number_unsigned() ||
       found->get<std::uint64_t>() > kFileBytesMax) {
@@ -60,7 +54,7 @@ Result<Digest> checked_digest(const std::string& name, Digest::Kind kind, std::s
 }
 
 // Large files have the SHA-256 of their content, small ones git's hash alone.
-Result<FileEntry> read_sibling(const Json& sibling, const std::string& name) {
+Result<FileEntry> read_sibling(const json& sibling, const std::string& name) {
   FileEntry entry{.name = name, .size = 0, .digest = {}};
   const auto lfs = sibling.find("lfs");
   if (lfs != sibling.end() && lfs->is_object()) {
@@ -69,8 +63,24 @@ Result<FileEntry> read_sibling(const Json& sibling, const std::string& name) {
     return entry;
   }
   entry.size = TRY(size_of(sibling, name));
+  // SHA-1 is no proof for weights.
+  if (entry.size > kGitBytesMax || name.ends_with(".safetensors")) {
+    return bad(name + ": no SHA-256");
+  }
   entry.digest = TRY(checked_digest(name, Digest::Kind::kGitBlob, text_of(sibling, "blobId")));
   return entry;
+}
+
+// Some makers publish the weights a second time, as consolidated*.safetensors: loaders read those
+// that an index or the plain name stands for.
+void drop_second_copies(std::vector<FileEntry>& files) {
+  const auto is_model = [](const FileEntry& file) {
+    return file.name.starts_with("model") && file.name.ends_with(".safetensors");
+  };
+  if (std::ranges::none_of(files, is_model)) return;
+  std::erase_if(files, [&](const FileEntry& file) {
+    return file.name.ends_with(".safetensors") && !is_model(file);
+  });
 }
 
 // What any list must be before a byte is written for it.
@@ -103,35 +113,44 @@ Result<ModelName> parse_model_name(std::string_view text) {
                        "\": name a model as ORG/NAME, such as Qwen/Qwen3-30B-A3B");
 }
 
+bool is_plain(std::string_view name) {
+  const auto legal = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
+  };
+  return !name.empty() && name.size() <= 190 && name.front() != '.' &&
+         std::ranges::all_of(name, legal);
+}
+
 bool is_needed(std::string_view name) {
   return std::ranges::find(kNeeded, name) != kNeeded.end() || name.ends_with(".safetensors") ||
          name.ends_with(".safetensors.index.json");
 }
 
 Result<Manifest> parse_listing(std::string_view text) {
-  const Json json = TRY(parse_object(text));
+  const json listed = TRY(parse_object(text));
   Manifest manifest;
-  manifest.revision = text_of(json, "sha");
+  manifest.revision = text_of(listed, "sha");
   if (!is_hex(manifest.revision, 40)) return bad("no commit");
-  const auto siblings = json.find("siblings");
-  if (siblings == json.end() || !siblings->is_array()) return bad("no files");
-  for (const Json& sibling : *siblings) {
+  const auto siblings = listed.find("siblings");
+  if (siblings == listed.end() || !siblings->is_array()) return bad("no files");
+  for (const json& sibling : *siblings) {
     const std::string name = sibling.is_object() ? text_of(sibling, "rfilename") : "";
     if (!is_plain(name) || !is_needed(name)) continue;  // folders, images, other formats
     manifest.files.push_back(TRY(read_sibling(sibling, name)));
   }
+  drop_second_copies(manifest.files);
   TRY(check(manifest));
   return manifest;
 }
 
 Result<Manifest> parse_manifest(std::string_view text) {
-  const Json json = TRY(parse_object(text));
+  const json kept = TRY(parse_object(text));
   Manifest manifest;
-  manifest.source = text_of(json, "source");
-  manifest.revision = text_of(json, "revision");
-  const auto files = json.find("files");
-  if (files == json.end() || !files->is_array()) return bad("no files");
-  for (const Json& file : *files) {
+  manifest.source = text_of(kept, "source");
+  manifest.revision = text_of(kept, "revision");
+  const auto files = kept.find("files");
+  if (files == kept.end() || !files->is_array()) return bad("no files");
+  for (const json& file : *files) {
     if (!file.is_object()) return bad("an entry that is no object");
     const std::string name = text_of(file, "name");
     const bool sha256 = file.contains("sha256");
@@ -145,15 +164,16 @@ Result<Manifest> parse_manifest(std::string_view text) {
 }
 
 std::string to_json(const Manifest& manifest) {
-  Json json;
-  json["source"] = manifest.source;
-  json["revision"] = manifest.revision;
-  json["files"] = Json::array();
+  nlohmann::ordered_json out;
+  out["source"] = manifest.source;
+  out["revision"] = manifest.revision;
+  out["files"] = json::array();
   for (const FileEntry& file : manifest.files) {
     const char* kind = file.digest.kind == Digest::Kind::kSha256 ? "sha256" : "git";
-    json["files"].push_back({{"name", file.name}, {"size", file.size}, {kind, file.digest.hex}});
+    out["files"].push_back({{"name", file.name}, {"size", file.size}, {kind, file.digest.hex}});
   }
-  return json.dump(1) + "\n";
+  // A folder's name may be no UTF-8.
+  return out.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace conclave::hub

@@ -64,6 +64,9 @@ TEST(Listing, LiesAreRefused) {
   bad["siblings"].push_back(bad["siblings"][2]);
   EXPECT_NE(error_of(bad).find("twice"), std::string::npos);
   bad = listing();
+  bad["siblings"][4].erase("lfs");
+  EXPECT_NE(error_of(bad).find("no SHA-256"), std::string::npos);
+  bad = listing();
   bad["sha"] = "main";
   EXPECT_NE(error_of(bad).find("commit"), std::string::npos);
   bad = listing();
@@ -75,6 +78,14 @@ TEST(Listing, LiesAreRefused) {
   for (const char* text : {"", "[]", "{}", "{\"sha\": 3}", "{\"sha\":"}) {
     EXPECT_FALSE(parse_listing(text)) << text;
   }
+}
+
+TEST(Listing, SecondCopiesOfTheWeightsAreLeftOut) {
+  json twice = listing();
+  twice["siblings"].push_back(sibling("consolidated-00001.safetensors", 9, true));
+  EXPECT_EQ(parse_listing(twice.dump())->files.size(), 5u);
+  twice["siblings"] = {sibling("config.json", 1, false), sibling("weights.safetensors", 1, true)};
+  EXPECT_EQ(parse_listing(twice.dump())->files.size(), 2u);
 }
 
 // A name that would leave the folder is no file that a model needs.

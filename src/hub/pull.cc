@@ -2,6 +2,7 @@
 // before it counts.
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -18,6 +19,9 @@ namespace {
 
 constexpr std::size_t kListingBytesMax = std::size_t{32} << 20;
 constexpr auto kProgressPeriod = std::chrono::milliseconds(100);
+constexpr double kPauseSecondsMax = 60.0;
+constexpr std::uint64_t kRealProgressBytes = std::uint64_t{1} << 20;
+constexpr std::size_t kListingTries = 3;
 
 // A file of another content has another name, so that it never goes on from the wrong bytes.
 std::filesystem::path part_of(const std::filesystem::path& dir, const FileEntry& file) {
@@ -43,7 +47,8 @@ class Puller {
 
  private:
   std::vector<FileEntry> missing(const Manifest& wanted);
-  void work(std::stop_token stop);
+  void take_back(const FileEntry& file);
+  void work();
   Result<void> fetch(HttpClient& client, const FileEntry& file);
   Result<void> fetch_bytes(HttpClient& client, const FileEntry& file,
                            const std::filesystem::path& part);
@@ -79,6 +84,7 @@ std::vector<FileEntry> Puller::missing(const Manifest& wanted) {
       checked_.push_back(file);
       done_ += file.size;
     } else {
+      take_back(file);
       left.push_back(file);
       done_ += std::min(file.size, file_bytes(part_of(partial_, file)));
     }
@@ -89,13 +95,18 @@ std::vector<FileEntry> Puller::missing(const Manifest& wanted) {
     };
     return entry == kManifestName || std::ranges::any_of(wanted.files, is_it);
   };
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(partial_, error)) {
-    if (!belongs(entry.path().filename().string())) {
-      std::filesystem::remove_all(entry.path(), error);
-    }
+  for (const std::filesystem::path& entry : entries_of(partial_)) {
+    std::error_code ignored;
+    if (!belongs(entry.filename().string())) std::filesystem::remove_all(entry, ignored);
   }
   return left;
+}
+
+// A file that was whole before its manifest said so is hashed again, not fetched.
+void Puller::take_back(const FileEntry& file) {
+  if (file_bytes(partial_ / file.name) != file.size || file.size == 0) return;
+  std::error_code ignored;
+  std::filesystem::rename(partial_ / file.name, part_of(partial_, file), ignored);
 }
 
 bool Puller::count(std::int64_t bytes) {
@@ -118,23 +129,24 @@ bool Puller::wait(double seconds) {
   return !stopped_;
 }
 
-// Tries as often as nothing at all comes; each byte counts as a beginning.
+// A try counts as none once a megabyte more than ever before is there.
 Result<void> Puller::fetch_bytes(HttpClient& client, const FileEntry& file,
                                  const std::filesystem::path& part) {
   const std::string path = "/" + name_.text() + "/resolve/" + wanted_.revision + "/" + file.name;
+  std::uint64_t farthest = file_bytes(part);
   double pause = request_.retry_seconds;
   for (std::size_t tried = 0;;) {
-    const std::uint64_t before = file_bytes(part);
     const Result<void> got =
         client.download(path, part, file.size, [this](std::int64_t n) { return count(n); });
     if (got || !may_pass(got.error())) return got;
-    if (file_bytes(part) > before) {
+    if (file_bytes(part) >= farthest + kRealProgressBytes) {
+      farthest = file_bytes(part);
       tried = 0;
       pause = request_.retry_seconds;
     }
     if (++tried >= request_.tries) return got;
     if (!wait(pause)) return exhausted("stopped");
-    pause *= 2.0;
+    pause = std::min(2.0 * pause, kPauseSecondsMax);
   }
 }
 
@@ -151,18 +163,19 @@ Result<void> Puller::fetch(HttpClient& client, const FileEntry& file) {
       if (!hash) return exhausted("stopped");
       if (*hash == file.digest.hex) return rename_to(part, partial_ / file.name);
     }
-    count(-static_cast<std::int64_t>(file_bytes(part)));
+    count(-static_cast<std::int64_t>(std::min(file.size, file_bytes(part))));
     std::error_code ignored;
     std::filesystem::remove(part, ignored);
     if (attempt > 0) {
       return lied ? got
                   : Result<void>(corrupt(request_.endpoint + ": " + file.name +
-                                         ": another hash than the hub's list says, twice"));
+                                         ": another hash than the hub's list says, twice: "
+                                         "the hub, or what lies between, changes files"));
     }
   }
 }
 
-void Puller::work(std::stop_token) {
+void Puller::work() {
   HttpClient client(request_);
   std::unique_lock lock(mutex_);
   while (!queue_.empty() && !stopped_) {
@@ -196,19 +209,63 @@ Result<void> Puller::run(const Manifest& wanted, const Progress& progress) {
   working_ = std::min(std::max<std::size_t>(1, request_.connections), queue_.size());
   const std::size_t n = working_;
   for (std::size_t i = 0; i < n; ++i) {
-    threads.emplace_back([this](std::stop_token stop) { work(std::move(stop)); });
+    threads.emplace_back([this] { work(); });
   }
   std::unique_lock lock(mutex_);
   while (working_ > 0) {
     changed_.wait_for(lock, kProgressPeriod, [this] { return working_ == 0; });
     lock.unlock();
-    if (!progress(done_, total)) stopped_ = true;
-    changed_.notify_all();
+    const bool go_on = progress(done_, total);
     lock.lock();
+    if (!go_on) stopped_ = true;
+    changed_.notify_all();
   }
   if (error_) return *error_;
   if (stopped_) return exhausted(name_.text() + ": stopped; the same command goes on from here");
   return {};
+}
+
+// False: stopped meanwhile.
+bool pause(double seconds, const Progress& progress) {
+  std::mutex mutex;
+  std::condition_variable never;
+  std::unique_lock lock(mutex);
+  for (double waited = 0.0; waited < seconds; waited += 0.1) {
+    if (!progress(0, 0)) return false;
+    never.wait_for(lock, kProgressPeriod);
+  }
+  return true;
+}
+
+// Also a hub that is busy is asked again.
+Result<Manifest> ask_for_list(const ModelName& name, const PullRequest& request,
+                              const Progress& progress) {
+  HttpClient client(request);
+  const std::string path =
+      "/api/models/" + name.text() + "/revision/" + request.revision + "?blobs=true";
+  for (std::size_t tried = 1;; ++tried) {
+    const Result<std::string> text =
+        client.get(path, kListingBytesMax, [&progress] { return progress(0, 0); });
+    if (!text && may_pass(text.error()) && tried < std::min(kListingTries, request.tries)) {
+      if (!pause(request.retry_seconds, progress)) return exhausted("stopped");
+      continue;
+    }
+    if (!text) return text.error();
+    Result<Manifest> list = parse_listing(*text);
+    if (list) {
+      list->source = request.endpoint;
+      return list;
+    }
+    return invalid_input(request.endpoint + ": " + name.text() + ": " + list.error().message);
+  }
+}
+
+bool has_all(const std::filesystem::path& dir, const Manifest& wanted) {
+  return std::ranges::all_of(wanted.files, [&dir](const FileEntry& file) {
+    std::error_code error;
+    return std::filesystem::exists(dir / file.name, error) &&
+           file_bytes(dir / file.name) == file.size;
+  });
 }
 
 }  // namespace
@@ -219,33 +276,26 @@ Result<PullReport> Store::pull(const ModelName& name, const PullRequest& request
     return invalid_input("revision \"" + request.revision.substr(0, 80) +
                          "\": expected letters, digits, '.', '_' and '-'");
   }
+  const Manifest wanted = TRY(ask_for_list(name, request, progress));
   const std::filesystem::path dir = dir_of(name);
   const FileDescriptor lock = TRY(lock_model(dir, name));
-  HttpClient client(request);
-  const std::string listing =
-      TRY(client.get("/api/models/" + name.text() + "/revision/" + request.revision + "?blobs=true",
-                     kListingBytesMax));
-  Result<Manifest> parsed = parse_listing(listing);
-  if (!parsed) {
-    return invalid_input(request.endpoint + ": " + name.text() + ": " + parsed.error().message);
-  }
-  Manifest& wanted = *parsed;
-  wanted.source = request.endpoint;
-  PullReport report{.dir = dir, .fetched_bytes = 0, .was_there = false};
   const std::optional<Manifest> present = TRY(read_manifest(dir));
-  if (present && present->files == wanted.files) {
+  std::error_code error;
+  if (!present && std::filesystem::exists(dir, error)) {
+    return invalid_input(dir.string() + ": is there, but not by conclave model pull: move it away");
+  }
+  PullReport report{.dir = dir, .fetched_bytes = 0, .was_there = false};
+  if (present && present->files == wanted.files && has_all(dir, wanted)) {
     report.was_there = true;
     return report;
   }
   const std::filesystem::path partial = partial_of(dir);
-  std::error_code error;
   std::filesystem::create_directories(partial, error);
   if (error) return unavailable(partial.string() + ": " + error.message());
   Puller puller(name, request, partial);
   TRY(puller.run(wanted, progress));
   TRY(write_whole(partial / kManifestName, to_json(wanted)));
-  std::filesystem::remove_all(dir, error);  // an older revision
-  TRY(rename_to(partial, dir));
+  TRY(replace_folder(partial, dir));
   report.fetched_bytes = puller.fetched();
   return report;
 }

@@ -77,8 +77,11 @@ TEST_F(StoreTest, OnlyAWholeModelAppears) {
       store().add(name_, base_ / "disk", [](std::uint64_t, std::uint64_t) { return false; });
   ASSERT_FALSE(stopped);
   EXPECT_FALSE(fs::exists(base_ / "store/a/b"));
+  EXPECT_TRUE(store().list().empty());
+  fs::create_directories(base_ / "store/a/b.partial");  // a pull that was broken off
   ASSERT_EQ(store().list().size(), 1u);
   EXPECT_FALSE(store().list()[0].complete);
+  EXPECT_FALSE(add()) << "a pull goes on with it";
   EXPECT_TRUE(store().remove(name_));
   EXPECT_TRUE(store().list().empty());
 }
@@ -96,6 +99,23 @@ TEST_F(StoreTest, WhatIsNoModelIsRefused) {
   EXPECT_FALSE(store().add(name_, base_ / "nothing", kGoOn));
   EXPECT_FALSE(check_space(base_, std::uint64_t{1} << 62));
   EXPECT_TRUE(check_space(base_, 1));
+}
+
+TEST_F(StoreTest, FilesThatSystemsLeaveBehindAreNoModels) {
+  write("._model.safetensors", "of a Mac");
+  const auto added = add();
+  ASSERT_TRUE(added) << added.error().message;
+  EXPECT_TRUE(store().verify(name_, kGoOn)->empty());
+  write("my model.safetensors", "x");
+  EXPECT_NE(add("a/c").error().message.find("my model.safetensors"), std::string::npos);
+}
+
+TEST_F(StoreTest, OnlyWhatItBroughtIsItsOwn) {
+  fs::create_directories(base_ / "store/a/b");
+  std::ofstream(base_ / "store/a/b/config.json") << "{}";
+  EXPECT_TRUE(store().list().empty());
+  EXPECT_FALSE(store().remove(name_));
+  EXPECT_TRUE(fs::exists(base_ / "store/a/b/config.json"));
 }
 
 TEST_F(StoreTest, AStrangeManifestIsAnError) {

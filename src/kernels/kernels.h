@@ -121,7 +121,7 @@ constexpr std::size_t groups(std::size_t cols) { return (cols + kGroup - 1) / kG
 constexpr std::size_t padded_cols(std::size_t cols) { return groups(cols) * kGroup; }
 
 // Rows of an attention cache as floats: keys or values of `n` positions.
-struct LatentBlock {
+struct CacheBlock {
   const float* rows = nullptr;  // [n, stride]
   std::size_t n = 0;
   std::size_t stride = 0;
@@ -167,11 +167,11 @@ struct Operations {
   void (*bf16_to_f32)(std::span<const std::uint16_t> x, float* y);
 
   // scores[h * n + s] = factor * dot(q + h * q_stride, rows[s])
-  void (*latent_scores)(const LatentBlock& block, const float* q, std::size_t q_stride,
-                        std::size_t heads, float factor, float* scores);
+  void (*cache_scores)(const CacheBlock& block, const float* q, std::size_t q_stride,
+                       std::size_t heads, float factor, float* scores);
   // out[h] = out[h] * keep[h] + sum of p[h * n + s] * rows[s], s ascending
-  void (*latent_values)(const LatentBlock& block, const float* p, const float* keep,
-                        std::size_t heads, float* out, std::size_t out_stride);
+  void (*cache_values)(const CacheBlock& block, const float* p, const float* keep,
+                       std::size_t heads, float* out, std::size_t out_stride);
 };
 
 enum class Isa : std::uint8_t { kScalar, kAvx2, kAvx512Vnni, kNeon };

@@ -514,18 +514,18 @@ TEST(Vectors, EveryIsaGivesTheScalarBitsAtEveryLength) {
   }
 }
 
-TEST(Vectors, LatentAttentionGivesTheScalarBits) {
+TEST(Vectors, AttentionGivesTheScalarBits) {
   const Operations& scalar = operations(Isa::kScalar);
   SplitMix rng(3);
   const std::size_t n = 13, width = 40, heads = 7;
   std::vector<float> rows(n * width), q(heads * width), keep(heads, 0.5f);
   for (float& v : rows) v = normal(rng);
   for (float& v : q) v = normal(rng);
-  const LatentBlock keys{rows.data(), n, width, width};
-  const LatentBlock values{rows.data(), n, width, 24};
+  const CacheBlock keys{rows.data(), n, width, width};
+  const CacheBlock values{rows.data(), n, width, 24};
   std::vector<float> scores(heads * n), out(heads * 24, 1.0f);
-  scalar.latent_scores(keys, q.data(), width, heads, 0.1f, scores.data());
-  scalar.latent_values(values, scores.data(), keep.data(), heads, out.data(), 24);
+  scalar.cache_scores(keys, q.data(), width, heads, 0.1f, scores.data());
+  scalar.cache_values(values, scores.data(), keep.data(), heads, out.data(), 24);
   for (std::size_t h = 0; h < heads; ++h) {
     double expected = 0.5;
     for (std::size_t s = 0; s < n; ++s) {
@@ -540,8 +540,8 @@ TEST(Vectors, LatentAttentionGivesTheScalarBits) {
   for (const Isa isa : available_isas()) {
     const Operations& ops = operations(isa);
     std::vector<float> scores2(heads * n), out2(heads * 24, 1.0f);
-    ops.latent_scores(keys, q.data(), width, heads, 0.1f, scores2.data());
-    ops.latent_values(values, scores2.data(), keep.data(), heads, out2.data(), 24);
+    ops.cache_scores(keys, q.data(), width, heads, 0.1f, scores2.data());
+    ops.cache_values(values, scores2.data(), keep.data(), heads, out2.data(), 24);
     EXPECT_EQ(scores, scores2) << name(isa);
     EXPECT_EQ(out, out2) << name(isa);
   }

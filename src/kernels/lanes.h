@@ -75,7 +75,6 @@ void gemm_float_tile(const std::byte* panel, std::size_t panel_bytes, std::size_
 }
 
 // ---- FP8: sum = fma(w, x, sum) over a block, acc = fma(sum, scale, acc)
-// --------------------------
 
 // Exact: w = e4m3 * scale in float32, acc = fma(w, x, acc).
 template <class L, bool kExact, std::size_t P, std::size_t T>
@@ -116,10 +115,9 @@ void gemm_fp8_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   }
 }
 
-// ---- int8 and int4, fast: int32 dot per group of 32 inputs
-// ---------------------------------------
+// ---- Integers, fast: int32 dot per group of 32 inputs
 
-// What the two integer formats differ in: how 4 inputs x 16 rows become bytes for L's dot product.
+// What the integer formats differ in: how 4 inputs x 16 rows become bytes for L's dot product.
 template <class L>
 struct Int8Group {
   static constexpr std::size_t kBytes = kInt8GroupBytes;
@@ -211,8 +209,7 @@ void gemm_int_tile(const std::byte* panel, std::size_t panel_bytes, std::size_t 
   }
 }
 
-// ---- int8 and int4, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc)
-// -----------------
+// ---- Integers, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc)
 
 template <class L, PackedFormat kFormat, std::size_t P, std::size_t T>
 // NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
@@ -248,7 +245,6 @@ void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::s
 }
 
 // ---- One tile by format
-// ---------------------------------------------------------------------------
 
 template <class L, bool kExact, std::size_t P, std::size_t T>
 void gemm_tile(const PackedMatrix& w, std::size_t panel, const Activations& x, std::size_t token,
@@ -524,12 +520,11 @@ float read_streams(std::span<const std::byte> bytes, std::size_t streams) {
 }
 
 // ---- Attention over rows of the latent cache
-// ------------------------------------------------------
 
 // scores[h * n + s] = scale * dot(q[h], rows[s]); H heads share each loaded row.
 template <class L, std::size_t H>
-void latent_scores_heads(const LatentBlock& block, const float* q, std::size_t q_stride,
-                         float factor, float* scores) {
+void cache_scores_heads(const CacheBlock& block, const float* q, std::size_t q_stride, float factor,
+                        float* scores) {
   for (std::size_t s = 0; s < block.n; ++s) {
     const float* row = block.rows + s * block.stride;
     typename L::F acc[H];
@@ -550,21 +545,21 @@ void latent_scores_heads(const LatentBlock& block, const float* q, std::size_t q
 }
 
 template <class L>
-void latent_scores(const LatentBlock& block, const float* q, std::size_t q_stride,
-                   std::size_t heads, float factor, float* scores) {
+void cache_scores(const CacheBlock& block, const float* q, std::size_t q_stride, std::size_t heads,
+                  float factor, float* scores) {
   std::size_t h = 0;
   for (; h + 4 <= heads; h += 4) {
-    latent_scores_heads<L, 4>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
+    cache_scores_heads<L, 4>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
   }
   for (; h < heads; ++h) {
-    latent_scores_heads<L, 1>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
+    cache_scores_heads<L, 1>(block, q + h * q_stride, q_stride, factor, scores + h * block.n);
   }
 }
 
 // out[h] = out[h] * keep[h] + sum over s of p[h, s] * rows[s], s ascending.
 template <class L, std::size_t H>
-void latent_values_heads(const LatentBlock& block, const float* p, const float* keep, float* out,
-                         std::size_t out_stride) {
+void cache_values_heads(const CacheBlock& block, const float* p, const float* keep, float* out,
+                        std::size_t out_stride) {
   for (std::size_t i = 0; i < block.width; i += kPanelRows) {
     const std::size_t n = block.width - i < kPanelRows ? block.width - i : kPanelRows;
     const bool whole = n == kPanelRows;
@@ -592,14 +587,14 @@ void latent_values_heads(const LatentBlock& block, const float* p, const float* 
 }
 
 template <class L>
-void latent_values(const LatentBlock& block, const float* p, const float* keep, std::size_t heads,
-                   float* out, std::size_t out_stride) {
+void cache_values(const CacheBlock& block, const float* p, const float* keep, std::size_t heads,
+                  float* out, std::size_t out_stride) {
   std::size_t h = 0;
   for (; h + 4 <= heads; h += 4) {
-    latent_values_heads<L, 4>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
+    cache_values_heads<L, 4>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
   }
   for (; h < heads; ++h) {
-    latent_values_heads<L, 1>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
+    cache_values_heads<L, 1>(block, p + h * block.n, keep + h, out + h * out_stride, out_stride);
   }
 }
 
@@ -618,8 +613,8 @@ Operations make_operations() {
       .scale = scale<L>,
       .read_streams = read_streams<L>,
       .bf16_to_f32 = bf16_to_f32<L>,
-      .latent_scores = latent_scores<L>,
-      .latent_values = latent_values<L>,
+      .cache_scores = cache_scores<L>,
+      .cache_values = cache_values<L>,
   };
 }
 

@@ -37,7 +37,8 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
 constexpr auto kIsBadBf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
 constexpr auto kIsBadF16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
 constexpr auto kIsBadF32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
-constexpr auto kIsBadE8m0 = [](std::uint8_t bits) { return bits == 0xff; };
+// 255 is NaN; above 252 a weight of 6 would be infinite.
+constexpr auto kIsBadE8m0 = [](std::uint8_t bits) { return bits > 252; };
 constexpr auto kIsBadE4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
@@ -74,9 +75,11 @@ Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view 
   }
   if (matrix.format == kernels::SourceFormat::kMxfp4) {
     if (const auto bad = first_bad<std::uint8_t>(matrix.scales, kIsBadE8m0)) {
-      // Of the rows as they lie in the file, those of the matrix between included.
-      return bad_value(label, "_scales", *bad, matrix.cols / kernels::kGroup,
-                       first_row * matrix.row_step);
+      const std::size_t width = matrix.cols / kernels::kGroup;
+      return corrupt(std::string(label) + "_scales: row " +
+                     std::to_string(first_row + *bad / width / matrix.row_step) + ", group " +
+                     std::to_string(*bad % width) +
+                     " of an expert is NaN or makes infinite weights, expected at most 252");
     }
   }
   if (matrix.format == kernels::SourceFormat::kFp8Block) {

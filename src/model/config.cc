@@ -91,6 +91,7 @@ Result<Description> read_family(const Family& family, const Fields& fields) {
   TRY(check_router(fields, out.config));
   TRY(read_stop_tokens(fields, out.config));
   out.config.rope = TRY(read_rope(fields, out.rope_defaults));
+  TRY(refuse_other_stretch(fields, out));
   out.tied_head = TRY(fields.flag_or("tie_word_embeddings", false));
   out.n_mtp_layers = TRY(fields.count_or("num_nextn_predict_layers", 0, {0, 64}));
   TRY(refuse_other_maths(fields, out));

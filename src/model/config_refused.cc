@@ -27,6 +27,18 @@ Result<void> expect_per_layer(const Fields& fields, std::string_view field, std:
 
 }  // namespace
 
+// Only DeepSeek's attention multiplies its scores by the square of mscale_all_dim's amplitude.
+Result<void> refuse_other_stretch(const Fields& fields, const Description& description) {
+  const RopeConfig& rope = description.config.rope;
+  if (description.config.is_grouped() && (rope.mscale != 1.0 || rope.mscale_all_dim != 0.0)) {
+    return fields.not_supported("rope_scaling", "no mscale and no mscale_all_dim");
+  }
+  if (description.config.all_biases && !rope.yarn) {  // its class would stretch by 32
+    return fields.invalid("rope_scaling", "an object");
+  }
+  return {};
+}
+
 Result<void> refuse_other_maths(const Fields& fields, const Description& description) {
   const ModelConfig& config = description.config;
   const std::vector<std::pair<std::string_view, json>> only_values = {
@@ -37,6 +49,7 @@ Result<void> refuse_other_maths(const Fields& fields, const Description& descrip
       {"partial_rotary_factor", description.rope_defaults.rotary_share},
       {"qk_head_dim", config.qk_head_dim()},
       {"mlp_only_layers", config.dense_layers},
+      {"rope_interleave", config.rope_interleaved},
   };
   for (const auto& [field, value] : only_values) TRY(fields.expect_if_present(field, value));
 

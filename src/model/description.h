@@ -50,6 +50,9 @@ Result<QuantMethod> read_quantization(const Fields& owner);
 // The shapes and ranges of the router fields that depend on each other.
 Result<void> check_router(const Fields& fields, const ModelConfig& config);
 
+// Stretched rotation that a family's own code would compute otherwise.
+Result<void> refuse_other_stretch(const Fields& fields, const Description& description);
+
 // Fields that would change the result in a way this engine does not compute.
 Result<void> refuse_other_maths(const Fields& fields, const Description& description);
 

@@ -30,6 +30,8 @@ Result<void> describe_glm4_moe(const Fields& fields, Description& out) {
   TRY(read_experts(fields, "n_routed_experts", config));
   config.n_shared_experts = TRY(fields.count_or("n_shared_experts", 0, {0, 64}));
   config.moe_intermediate_size = TRY(fields.count("moe_intermediate_size", kDimension));
+  TRY(fields.expect_if_present("scoring_func", "sigmoid"));
+  TRY(fields.expect_if_present("topk_method", "noaux_tc"));
   config.router = RouterKind::kSigmoidBiased;
   TRY(read_groups(fields, config));
   config.norm_topk_prob = TRY(fields.flag_or("norm_topk_prob", true));

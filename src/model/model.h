@@ -31,7 +31,7 @@ using kernels::Range;
 
 enum class RouterKind : std::uint8_t {
   kSigmoidBiased,       // noaux_tc: sigmoid, selection bias, optional groups (V3, Kimi)
-  kSoftmaxGreedy,       // V2-Lite, Qwen3, Mixtral
+  kSoftmaxGreedy,       // V2-Lite, Qwen3, Mixtral, gpt-oss
   kSoftmaxGroupLimited  // V2
 };
 
@@ -152,6 +152,11 @@ enum class Weight : std::uint8_t {
   kHead,
 };
 
+constexpr bool is_expert(Weight weight) {
+  return weight == Weight::kExpertGate || weight == Weight::kExpertUp ||
+         weight == Weight::kExpertDown;
+}
+
 // kQ and kK: of each head, [qk_head_dim]; only with qk_norm.
 enum class Norm : std::uint8_t { kInput, kPostAttention, kQA, kKvA, kQ, kK, kFinal };
 
@@ -270,9 +275,10 @@ Result<std::vector<FileRange>> skeleton(const ModelSource& source);
 // The choice of `--weights`.
 enum class WeightsMode : std::uint8_t {
   kNative,  // keep each tensor's own bytes
-  kInt8,    // everything that is not INT4 or the router becomes int8, groups of 32
+  kInt8,    // everything that has more bits becomes int8, groups of 32; not router and embedding
   kInt4,    // the same, but most of it int4: not the head, nor what makes keys and values
 };
+inline constexpr std::array<std::string_view, 3> kWeightsModes = {"native", "int8", "int4"};
 Result<WeightsMode> parse_weights_mode(std::string_view text);
 std::string_view name(WeightsMode mode);  // "native"
 
@@ -291,7 +297,7 @@ struct PartBytes {
 };
 struct ModelReport {
   std::vector<PartBytes> parts;
-  std::uint64_t kv_bytes_per_token = 0;  // BF16 latent cache, all layers
+  std::uint64_t kv_bytes_per_token = 0;  // BF16, all layers
 };
 ModelReport inspect(const ModelSource& source, WeightsMode mode);
 

@@ -118,13 +118,16 @@ ModelReport report(const ModelConfig& config, const MatrixOf& matrix_of, VectorB
   summer.add(Weight::kHead, matrix_of({}, Weight::kHead, {}));
   std::uint64_t n_norms = norm_size(config, Norm::kFinal);
   std::uint64_t n_biases = 0;
+  std::uint64_t n_expert_biases = 0;
   for (std::size_t i = 0; i < config.n_layers; ++i) {
     const LayerId layer{static_cast<std::uint16_t>(i)};
     for (std::size_t w = 0; w < kWeights; ++w) {
       const auto weight = static_cast<Weight>(w);
       if (!layer_has(config, layer, weight)) continue;
       const std::size_t count = is_expert(weight) ? config.n_experts : 1;
-      if (has_bias(config, weight)) n_norms += count * shape_of(config, weight).rows;
+      const std::uint64_t biases =
+          has_bias(config, weight) ? count * shape_of(config, weight).rows : 0;
+      (is_expert(weight) ? n_expert_biases : n_norms) += biases;
       for (std::size_t e = 0; e < count; ++e) {
         summer.add(weight, matrix_of(layer, weight, ExpertId{static_cast<std::uint16_t>(e)}));
       }
@@ -139,6 +142,9 @@ ModelReport report(const ModelConfig& config, const MatrixOf& matrix_of, VectorB
     if (selects_with_bias) n_biases += config.n_experts;
   }
   summer.add_vectors(Part::kNorms, n_norms, vector_bytes.norms);
+  if (n_expert_biases > 0) {
+    summer.add_vectors(Part::kRouted, n_expert_biases, vector_bytes.expert_biases);
+  }
   if (n_biases > 0) summer.add_vectors(Part::kRouter, n_biases, vector_bytes.router_biases);
   return std::move(summer).finish();
 }

@@ -12,7 +12,8 @@ using MatrixOf = std::function<kernels::SourceMatrix(LayerId, Weight, ExpertId)>
 
 // As the files hold them, over all layers.
 struct VectorBytes {
-  std::uint64_t norms = 0;  // and the biases of attention
+  std::uint64_t norms = 0;  // and the sinks and biases outside of experts
+  std::uint64_t expert_biases = 0;
   std::uint64_t router_biases = 0;
 };
 

@@ -18,9 +18,4 @@ bool layer_has(const ModelConfig& config, LayerId layer, Weight weight);
 bool layer_has(const ModelConfig& config, Norm norm);     // all layers alike; kFinal: none
 bool has_bias(const ModelConfig& config, Weight weight);  // wherever a layer has the weight
 
-inline bool is_expert(Weight weight) {
-  return weight == Weight::kExpertGate || weight == Weight::kExpertUp ||
-         weight == Weight::kExpertDown;
-}
-
 }  // namespace conclave::model

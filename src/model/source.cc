@@ -174,8 +174,9 @@ ModelReport inspect(const ModelSource& source, WeightsMode mode) {
       vectors.norms += norm == nullptr ? 0 : norm->bytes.size();
     for (const Tensor* bias : layer.biases)
       vectors.norms += bias == nullptr ? 0 : bias->bytes.size();
-    for (const Tensor* more : {layer.sinks, layer.gate_up_bias, layer.down_bias})
-      vectors.norms += more == nullptr ? 0 : more->bytes.size();
+    if (layer.sinks != nullptr) vectors.norms += layer.sinks->bytes.size();
+    for (const Tensor* bias : {layer.gate_up_bias, layer.down_bias})
+      vectors.expert_biases += bias == nullptr ? 0 : bias->bytes.size();
     if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
   }
   const auto matrix_of = [&source](LayerId layer, Weight weight, ExpertId expert) {

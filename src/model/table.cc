@@ -83,9 +83,9 @@ class TableBuilder {
       table.router_bias =
           TRY(take(router_bias_name(description_, layer), kPlainTypes, {config_.n_experts}));
     }
-    if (config_.all_biases && description_.quant != QuantMethod::kMxfp4) {
-      return unsupported("config.json: " + config_.architecture +
-                         " without quantization_config: only its MXFP4 experts can be read");
+    // MXFP4 experts are read as gpt-oss stacks them, and gpt-oss in no other form.
+    if (config_.all_biases != (description_.quant == QuantMethod::kMxfp4)) {
+      return unsupported("config.json: quantization_config: MXFP4 experts and gpt-oss go together");
     }
     if (description_.quant == QuantMethod::kMxfp4) {
       table.experts = TRY(take_mxfp4_experts(layer));
@@ -94,6 +94,7 @@ class TableBuilder {
     } else {
       table.experts = TRY(take_experts(layer));
     }
+    TRY(check_formats(table));
     if (!has_bias(config_, Weight::kExpertUp)) return table;
     table.gate_up_bias = TRY(take(fused_gate_up_name(description_, layer) + "_bias", kPlainTypes,
                                   {config_.n_experts, 2 * config_.moe_intermediate_size}));
@@ -147,6 +148,19 @@ class TableBuilder {
       experts.push_back(part(down, hidden * e, hidden, width, 1));
     }
     return experts;
+  }
+
+  // Activations are rounded, or not, once for all of a layer's experts: which form they meet is
+  // decided by the first.
+  static Result<void> check_formats(const LayerTable& table) {
+    for (std::size_t i = 0; i < table.experts.size(); ++i) {
+      const bool is_down = i % 3 == 2;
+      const Linear& first = table.experts[is_down ? 2 : 0];
+      if (table.experts[i].matrix.format == first.matrix.format) continue;
+      return unsupported(label_of(table.experts[i]) +
+                         ": another format than the layer's other experts have");
+    }
+    return {};
   }
 
   Result<std::vector<Linear>> take_experts(LayerId layer) {

@@ -54,14 +54,15 @@ inline nlohmann::json tiny_grouped_config() {
   })");
 }
 
-// Windows in layers 0 and 2, sinks, biases everywhere; experts of width 32 in MXFP4.
+// Windows in layers 0 and 2, sinks, biases everywhere; experts of width 64 in MXFP4.
 inline nlohmann::json tiny_gpt_oss_config() {
   return nlohmann::json::parse(R"({
     "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss",
-    "vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 32,
+    "vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 64,
     "num_local_experts": 4, "num_experts_per_tok": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "attention_bias": true, "hidden_act": "silu",
     "rms_norm_eps": 1e-5, "rope_theta": 50000.0, "max_position_embeddings": 4096,
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024},
     "sliding_window": 80, "swiglu_limit": 7.0, "tie_word_embeddings": false, "eos_token_id": 5,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     "quantization_config": {"quant_method": "mxfp4"}
@@ -225,8 +226,8 @@ class TestCheckpoint {
                          std::string(4 * rows * cols / 32, static_cast<char>(122))});
       plain(name + "_bias", {4, rows});
     };
-    stacked(at + "experts.gate_up_proj", 64, 64);
-    stacked(at + "experts.down_proj", 64, 32);
+    stacked(at + "experts.gate_up_proj", 128, 64);
+    stacked(at + "experts.down_proj", 64, 64);
   }
   void add_latent_attention(const std::string& at) {
     linear(at + "q_a_proj", 32, 64);

@@ -52,6 +52,18 @@ Result<void> check_plain(const Linear& linear, const kernels::SourceMatrix& rows
                  " is NaN or infinite, expected a finite number");
 }
 
+// Rows of an interleaved matrix, with those of the other between them.
+RowBand mxfp4_band(const kernels::SourceMatrix& matrix, Range rows) {
+  kernels::SourceMatrix part = matrix;
+  part.rows = rows.size();
+  const std::size_t first = rows.begin * matrix.row_step;
+  const std::size_t count = (rows.size() - 1) * matrix.row_step + 1;
+  const std::size_t row_scales = matrix.cols / kernels::kGroup;
+  part.weights = matrix.weights.subspan(first * matrix.cols / 2, count * matrix.cols / 2);
+  part.scales = matrix.scales.subspan(first * row_scales, count * row_scales);
+  return {part, rows.begin};
+}
+
 }  // namespace
 
 float float_at(const Tensor& tensor, std::size_t index) {
@@ -81,22 +93,6 @@ std::string label_of(const Linear& linear) {
   if (stacked && name.ends_with(kBlocks)) name.remove_suffix(kBlocks.size());
   return file + ": " + std::string(name);
 }
-
-namespace {
-
-// Rows of an interleaved matrix, with those of the other between them.
-RowBand mxfp4_band(const kernels::SourceMatrix& matrix, Range rows) {
-  kernels::SourceMatrix part = matrix;
-  part.rows = rows.size();
-  const std::size_t first = rows.begin * matrix.row_step;
-  const std::size_t count = (rows.size() - 1) * matrix.row_step + 1;
-  const std::size_t row_scales = matrix.cols / kernels::kGroup;
-  part.weights = matrix.weights.subspan(first * matrix.cols / 2, count * matrix.cols / 2);
-  part.scales = matrix.scales.subspan(first * row_scales, count * row_scales);
-  return {part, rows.begin};
-}
-
-}  // namespace
 
 RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
   CHECK(rows.begin <= rows.end && rows.end <= matrix.rows);

@@ -1,26 +1,19 @@
+#include <algorithm>
+
 #include "model/model.h"
 
 namespace conclave::model {
 
 Result<WeightsMode> parse_weights_mode(std::string_view text) {
-  if (text == "native") return WeightsMode::kNative;
-  if (text == "int8") return WeightsMode::kInt8;
-  if (text == "int4") return WeightsMode::kInt4;
+  const auto found = std::ranges::find(kWeightsModes, text);
+  if (found != kWeightsModes.end()) {
+    return static_cast<WeightsMode>(found - kWeightsModes.begin());
+  }
   return invalid_input("--weights: \"" + std::string(text.substr(0, 40)) +
                        "\", expected native, int8 or int4");
 }
 
-std::string_view name(WeightsMode mode) {
-  switch (mode) {
-    case WeightsMode::kNative:
-      return "native";
-    case WeightsMode::kInt8:
-      return "int8";
-    case WeightsMode::kInt4:
-      return "int4";
-  }
-  return "?";
-}
+std::string_view name(WeightsMode mode) { return kWeightsModes[static_cast<std::size_t>(mode)]; }
 
 kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode) {
   if (weight == Weight::kRouter) return kernels::PackedFormat::kF32;

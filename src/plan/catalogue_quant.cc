@@ -80,7 +80,7 @@ Quant quant_of(model::WeightsMode mode, PartFormat experts, PartFormat rest) {
   // model::kept_format: the router is float32 in every mode, and the embedding keeps its bytes.
   quant.of(Part::kRouter) = PartFormat{Format::kF32, 4.0};
   quant.of(Part::kEmbedding) = rest;
-  quant.kv_bytes_per_element = 2.0;  // the latent cache is BF16
+  quant.kv_bytes_per_element = 2.0;  // the cache is BF16
   return quant;
 }
 

@@ -342,9 +342,10 @@ Result<Link> read_link(const TomlTable& table) {
 }
 
 Result<Software> read_software(const TomlTable& table) {
-  TRY(check_keys(table, {"name", "title", "strategies", "wire_bits", "int4_extra_bits",
-                         "splits_head", "equal_shares", "uses_all", "overlaps_prefill", "backups",
-                         "hop_us", "dispatch_us", "prefill_efficiency", "efficiency", "exchange"}));
+  TRY(check_keys(table,
+                 {"name", "title", "strategies", "wire_bits", "int4_extra_bits", "splits_head",
+                  "equal_shares", "uses_all", "overlaps_prefill", "backups", "whole_kv", "hop_us",
+                  "dispatch_us", "prefill_efficiency", "efficiency", "exchange"}));
   Software software;
   software.name = TRY(table.text("name"));
   software.title = TRY(table.text_or("title", software.name));
@@ -355,6 +356,7 @@ Result<Software> read_software(const TomlTable& table) {
   software.equal_shares = TRY(table.flag_or("equal_shares", software.equal_shares));
   software.uses_all_machines = TRY(table.flag_or("uses_all", software.uses_all_machines));
   software.backups = TRY(table.flag_or("backups", software.backups));
+  software.whole_kv = TRY(table.flag_or("whole_kv", software.whole_kv));
   software.overlaps_prefill = TRY(table.flag_or("overlaps_prefill", software.overlaps_prefill));
   software.hop_seconds = TRY(table.number_or("hop_us", 0.0, kMicroseconds)) * kMicro;
   TRY(read_dispatch(table, software));

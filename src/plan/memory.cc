@@ -97,7 +97,7 @@ double kv_reserve_bytes(const Cluster& cluster) {
   const std::size_t streams = std::max<std::size_t>(1, cluster.workload.batch);
   const std::size_t tokens =
       std::max(cluster.workload.reserve_tokens / streams, cluster.workload.context);
-  return kv_bytes(cluster.model, tokens) * static_cast<double>(streams);
+  return kv_kept_bytes(cluster.model, tokens) * static_cast<double>(streams);
 }
 
 double rank_weight_bytes(const Cluster& cluster, const Placement& placement, const Rank& rank,

@@ -50,6 +50,10 @@ struct Cluster {
   Policy policy;
   std::optional<double> measured_tokens_per_second;  // of one stream (batch 1) or all
 };
+// Lets the model be kept as the software keeps it; after either has changed.
+inline void adopt_software(Cluster& cluster) {
+  cluster.model.architecture.whole_kv = cluster.software.whole_kv;
+}
 // All of the above together, and the ranges of workload and policy.
 Result<void> check(const Cluster& cluster);
 

@@ -108,6 +108,7 @@ struct Software {
   bool uses_all_machines = false;  // has no planner that leaves machines out
   bool overlaps_prefill = true;    // exchanges run behind the next chunk's work
   bool backups = false;            // keeps copies of slices, so that a loss is survived
+  bool whole_kv = false;           // see Architecture
 };
 
 }  // namespace conclave::plan

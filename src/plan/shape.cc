@@ -119,7 +119,6 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
   a.qk_rope_head_dim = config.qk_rope_head_dim;
   a.v_head_dim = config.v_head_dim;
   a.n_kv_heads = config.n_kv_heads;
-  a.splits_kv_heads = false;  // backend/cpu/grouped_attention.h
   a.head_dim = config.is_grouped() ? config.qk_head_dim() : 0;
   a.sliding_window = config.sliding_window;
   a.n_sliding_layers = config.sliding_layers.size();
@@ -133,7 +132,7 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
 }
 
 bool splits_kv_heads(const Architecture& a) {
-  return a.attention == AttentionKind::kGqa && a.splits_kv_heads;
+  return a.attention == AttentionKind::kGqa && !a.whole_kv;
 }
 
 Result<void> check(const Architecture& a) {
@@ -235,6 +234,11 @@ double read_bytes(const Model& model) {
 double kv_bytes_per_token(const Model& model) {
   return kv_elements(model.architecture) * as_double(model.architecture.n_layers) *
          model.quant.kv_bytes_per_element;
+}
+
+double kv_kept_bytes(const Model& model, std::size_t context) {
+  if (!model.architecture.whole_kv) return kv_bytes(model, context);
+  return kv_bytes_per_token(model) * as_double(context);
 }
 
 double kv_bytes(const Model& model, std::size_t context) {

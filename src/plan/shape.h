@@ -50,7 +50,8 @@ struct Architecture {
   std::size_t v_head_dim = 0;
   // GQA
   std::size_t n_kv_heads = 0;
-  bool splits_kv_heads = true;  // a rank makes and keeps only those of its query heads; else all
+  // Every rank makes and keeps all KV heads, every layer all positions: as the software does it.
+  bool whole_kv = false;
   std::size_t head_dim = 0;
   std::size_t sliding_window = 0;    // tokens; 0: none
   std::size_t n_sliding_layers = 0;  // layers that see only the window
@@ -67,7 +68,7 @@ Architecture architecture_of(const model::ModelConfig& config, std::string name)
 // Errors: a size that is missing, zero or beyond what any model has; more experts per token than
 // experts; no experts at all.
 Result<void> check(const Architecture& architecture);
-// Whether KV heads are divided among ranks: what else than heads divides attention.
+// Whether KV heads are divided among ranks.
 bool splits_kv_heads(const Architecture& architecture);
 
 // Bytes per parameter of each part, scales and biases included.
@@ -99,8 +100,10 @@ double stored_bytes(const Model& model);
 // Read per decoded token at batch 1, without the KV cache. kEmbedding reads nothing to speak of.
 double read_bytes(const Model& model, Part part);
 double read_bytes(const Model& model);
-// KV cache of one token, all layers; of `context` tokens, where sliding layers keep their window.
+// KV cache of one token, all layers; what a step reads of `context` tokens; what they take, all
+// positions of every layer or, with sliding layers, their window.
 double kv_bytes_per_token(const Model& model);
+double kv_kept_bytes(const Model& model, std::size_t context);
 double kv_bytes(const Model& model, std::size_t context);
 // Multiply-adds count as two. Weights only: 2 * active parameters.
 double flops_per_token(const Architecture& architecture);

@@ -191,10 +191,17 @@ std::optional<ApiError> check_size(const text::ChatPrompt& prompt, std::size_t c
 
 Parsed<std::optional<text::GrammarSpec>> choose_grammar(const text::TextModel& text,
                                                         const GenerateRequest& request) {
+  if (request.format && text.answers_in_channels()) {
+    return field_error(request.format_field,
+                       "answers of this model have channels, which no such "
+                       "format describes: leave it out");
+  }
   if (!request.tool_required) return request.format;
   auto grammar =
       text.tool_call_grammar(request.prompt.tools, request.tool_name, request.parallel_tool_calls);
-  if (!grammar) return field_error("tool_choice", "this model has no syntax for tool calls");
+  if (!grammar) {
+    return field_error("tool_choice", "this model's calls cannot be forced: use \"auto\"");
+  }
   return grammar;
 }
 

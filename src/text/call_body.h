@@ -18,7 +18,9 @@ class ToolTypes {
   ToolTypes() = default;
   explicit ToolTypes(const Json& tools);  // OpenAI's array, or null
 
-  // A value as it was written: text where the schema says "string" or nothing else can be read.
+  bool has(std::string_view tool) const;
+  // A value as it was written: text where the schema takes text (a bare null apart), or where
+  // nothing else can be read.
   Json value(std::string_view tool, std::string_view parameter, std::string_view written) const;
 
  private:
@@ -30,7 +32,7 @@ struct CallBody {
   std::string arguments;  // JSON
 };
 
-// Three forms; nullopt when `body` is none of them:
+// Three forms; nullopt when `body` is none of them. A name alone must be that of a tool.
 //   {"name": "f", "arguments": {"a": 1}}
 //   <function=f><parameter=a>1</parameter></function>
 //   f <arg_key>a</arg_key> <arg_value>1</arg_value>

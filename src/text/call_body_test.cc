@@ -32,7 +32,10 @@ TEST(CallBody, TaggedParametersHaveTheTypesOfTheSchema) {
             "f {\"s\": \"\\n a\\nb \"}");
   EXPECT_EQ(parsed("<function=f></function>"), "f {}");
   EXPECT_EQ(parsed("<function=f"), "none");
-  EXPECT_EQ(parsed("<function=f><parameter=s</parameter>"), "none");
+  EXPECT_EQ(parsed("<function=f><parameter=s</parameter>"), "f {\"s</parameter\": \"\"}");
+  EXPECT_EQ(parsed("<function=f><parameter=s"), "none");
+  EXPECT_EQ(parsed("<function=f><parameter=s>a<parameter=n>2</function>"),  // ends forgotten
+            "f {\"s\": \"a\", \"n\": 2}");
 }
 
 TEST(CallBody, KeysAndValues) {
@@ -45,8 +48,23 @@ TEST(CallBody, KeysAndValues) {
             "g {\"x\": \"two words\"}");
   EXPECT_EQ(parsed("f"), "f {}");
   EXPECT_EQ(parsed("f<arg_key>s</arg_key>"), "f {}");
+  EXPECT_EQ(parsed("g"), "none") << "no tool of that name";
+  EXPECT_EQ(parsed("f\nand more"), "none");
+  EXPECT_EQ(parsed("```json\n{\"name\": \"f\"}\n```"), "none");
   EXPECT_EQ(parsed("some text"), "none");
   EXPECT_EQ(parsed(""), "none");
+}
+
+TEST(CallBody, TextMayBeOneOfSeveralTypes) {
+  const Json tools = Json::parse(R"([{"function": {"name": "f", "parameters": {"properties": {
+      "a": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "b": {"type": ["string", "null"]},
+      "c": {"enum": ["1", "2"]}, "d": {"anyOf": [{"type": "integer"}]}}}}}])");
+  for (const auto& [key, value] : std::vector<std::pair<std::string, std::string>>{
+           {"a", "\"1\""}, {"b", "\"1\""}, {"c", "\"1\""}, {"d", "1"}}) {
+    EXPECT_EQ(parsed("f<arg_key>" + key + "</arg_key><arg_value>1</arg_value>", tools),
+              "f {\"" + key + "\": " + value + "}");
+  }
+  EXPECT_EQ(parsed("f<arg_key>a</arg_key><arg_value>null</arg_value>", tools), "f {\"a\": null}");
 }
 
 TEST(CallBody, DeepValuesStayText) {

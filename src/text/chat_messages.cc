@@ -92,6 +92,10 @@ Result<void> prepare_message(Json& message, const std::string& where, const Mess
     message["reasoning_content"] = Json(*reasoning);
   }
   if (style.think_tokens) split_reasoning(message);
+  if (style.thinking_field && message.contains("reasoning_content") &&
+      !message.contains("thinking")) {
+    message["thinking"] = Json(message["reasoning_content"]);
+  }
   if (const auto calls = message.find("tool_calls"); calls != message.end() && calls->is_array()) {
     for (Json& call : *calls) shape_arguments(call["function"], style.arguments);
   }
@@ -145,6 +149,7 @@ void name_result(Json& message, std::vector<PendingCall>& pending) {
 MessageStyle message_style(std::string_view source) {
   MessageStyle style;
   style.developer_role = contains_any(source, {"developer"});
+  style.thinking_field = contains_any(source, {"message.thinking"});
   if (contains_any(source, {"arguments is string", "arguments'] is string"})) {
     style.arguments = MessageStyle::Arguments::kAsSent;
   } else if (contains_any(source, {"arguments|tojson", "arguments | tojson", "arguments.items",

@@ -15,6 +15,7 @@ struct MessageStyle {
   bool developer_role = false;               // else "developer" becomes "system"
   bool kimi_tool_ids = false;                // ids are functions.NAME:IDX
   bool think_tokens = false;                 // "</think>" is one token
+  bool thinking_field = false;               // reasoning is `thinking` too: gpt-oss
 };
 
 MessageStyle message_style(std::string_view template_source);

@@ -34,17 +34,31 @@ std::optional<HarmonyMarks> find_harmony_marks(const Vocabulary& vocabulary) {
   return HarmonyMarks{*start, *channel, *message, *constrain, *end, *ret, *call};
 }
 
-// The prompt ends within a header, "<|start|>assistant", unless its last mark says otherwise.
 HarmonyOutput::HarmonyOutput(const Vocabulary& vocabulary, const HarmonyMarks& marks,
-                             std::span<const TokenId> prompt)
-    : vocabulary_(vocabulary), marks_(marks) {
-  for (std::size_t i = prompt.size(); i > 0; --i) {
-    const TokenId id = prompt[i - 1];
-    if (id == marks.message || id == marks.end || id == marks.ret || id == marks.call) return;
-    if (id != marks.start) continue;
-    place_ = Place::kHeader;
-    return;
-  }
+                             std::span<const TokenId> prompt, bool offers_tools)
+    : vocabulary_(vocabulary), marks_(marks), offers_tools_(offers_tools) {
+  calls_before_ = static_cast<std::size_t>(std::ranges::count(prompt, marks.call));
+  begin(prompt);
+}
+
+// The prompt ends within a header, "<|start|>assistant", or within a message that one began.
+void HarmonyOutput::begin(std::span<const TokenId> prompt) {
+  constexpr std::size_t kTail = 64;  // of a header
+  const auto is_mark = [this](TokenId id) {
+    return id == marks_.start || id == marks_.message || id == marks_.end || id == marks_.ret ||
+           id == marks_.call;
+  };
+  const std::span<const TokenId> tail = prompt.last(std::min(prompt.size(), kTail));
+  const auto last = std::find_if(tail.rbegin(), tail.rend(), is_mark);
+  if (last == tail.rend()) return;
+  if (*last != marks_.start && *last != marks_.message) return;
+  const auto start = std::find(last, tail.rend(), marks_.start);
+  if (start == tail.rend()) return;
+  place_ = Place::kHeader;
+  for (auto it = start.base(); it != tail.end(); ++it) push(*it);
+  any_mark_ = false;
+  // What the prompt says of role and channel is not the answer's.
+  if (place_ == Place::kHeader && !in_channel_) role_.clear();
 }
 
 void HarmonyOutput::push(TokenId id) {
@@ -55,8 +69,8 @@ void HarmonyOutput::push(TokenId id) {
 void HarmonyOutput::finish() {
   on_text(utf8_.finish());
   // A model that wrote no header wrote an answer.
-  if (place_ == Place::kHeader && !any_message_ && !in_channel_ && !trimmed(role_).empty()) {
-    events.push_back({.kind = OutputEvent::Kind::kContent, .text = std::exchange(role_, {})});
+  if (place_ == Place::kHeader && !any_mark_ && !trimmed(role_).empty()) {
+    show(OutputEvent::Kind::kContent, std::exchange(role_, {}));
   }
   end_message();
 }
@@ -68,6 +82,7 @@ bool HarmonyOutput::on_mark(TokenId id) {
     return false;
   }
   on_text(utf8_.finish());
+  any_mark_ = true;
   if (ends || id == m.start) {
     end_message();
   } else if (place_ == Place::kHeader && id == m.channel) {
@@ -85,39 +100,58 @@ void HarmonyOutput::on_text(const std::string& text) {
   switch (place_) {
     case Place::kHeader: {
       std::string& part = in_channel_ ? channel_ : role_;
-      if (part.size() + text.size() <= kHeaderBytesMax) part += text;
+      if (part.size() + text.size() <= kHeaderBytesMax) {
+        part += text;
+      } else if (!any_mark_) {  // no header is so long
+        place_ = Place::kContent;
+        show(OutputEvent::Kind::kContent, std::exchange(role_, {}) + text);
+      }
       return;
     }
     case Place::kReasoning:
-      events.push_back({.kind = OutputEvent::Kind::kReasoning, .text = text});
-      return;
+      return show(OutputEvent::Kind::kReasoning, text);
     case Place::kContent:
-      events.push_back({.kind = OutputEvent::Kind::kContent, .text = text});
-      return;
+      return show(OutputEvent::Kind::kContent, text);
     case Place::kArguments:
+      any_arguments_ = true;
       events.push_back(
           {.kind = OutputEvent::Kind::kToolArguments, .text = text, .tool_index = n_calls - 1});
       return;
   }
 }
 
+// Messages of content are paragraphs of one answer.
+void HarmonyOutput::show(OutputEvent::Kind kind, const std::string& text) {
+  const bool content = kind == OutputEvent::Kind::kContent;
+  const bool apart = content && new_content_ && any_content_;
+  events.push_back({.kind = kind, .text = (apart ? "\n\n" : "") + text});
+  if (!content) return;
+  any_content_ = true;
+  new_content_ = false;
+}
+
 // The recipient may stand before or behind the channel.
 void HarmonyOutput::end_header() {
-  any_message_ = true;
   const std::string header = role_ + " " + channel_;
   const std::string_view to = recipient_of(header);
-  if (to.starts_with(kFunctions)) {
+  if (to.starts_with(kFunctions) && offers_tools_) {
     const std::string name(to.substr(kFunctions.size()));
-    begin_call(std::string(to) + ":" + std::to_string(n_calls), name);
+    const std::size_t number = calls_before_ + static_cast<std::size_t>(n_calls);
+    begin_call(std::string(to) + ":" + std::to_string(number), name);
     place_ = Place::kArguments;
+    any_arguments_ = false;
     return;
   }
   const std::string_view channel = trimmed(channel_);
   place_ = channel.starts_with("analysis") ? Place::kReasoning : Place::kContent;
+  new_content_ = place_ == Place::kContent;
 }
 
 void HarmonyOutput::end_message() {
-  if (place_ == Place::kArguments) end_call();
+  if (place_ == Place::kArguments) {
+    if (!any_arguments_) on_text("{}");
+    end_call();
+  }
   place_ = Place::kHeader;
   role_.clear();
   channel_.clear();

@@ -22,8 +22,9 @@ std::optional<HarmonyMarks> find_harmony_marks(const Vocabulary& vocabulary);
 
 class HarmonyOutput final : public OutputParser::State {
  public:
+  // Not `offers_tools`: nobody could run a call, so that one is content.
   HarmonyOutput(const Vocabulary& vocabulary, const HarmonyMarks& marks,
-                std::span<const TokenId> prompt);
+                std::span<const TokenId> prompt, bool offers_tools);
 
   void push(TokenId id) override;
   void finish() override;
@@ -31,7 +32,9 @@ class HarmonyOutput final : public OutputParser::State {
  private:
   enum class Place : unsigned char { kHeader, kReasoning, kContent, kArguments };
 
+  void begin(std::span<const TokenId> prompt);
   void on_text(const std::string& text);
+  void show(OutputEvent::Kind kind, const std::string& text);
   bool on_mark(TokenId id);
   void end_header();
   void end_message();
@@ -43,7 +46,12 @@ class HarmonyOutput final : public OutputParser::State {
   std::string role_;     // header text before the channel; at most kHeaderBytesMax
   std::string channel_;  // and after it
   bool in_channel_ = false;
-  bool any_message_ = false;
+  bool any_mark_ = false;
+  bool offers_tools_;
+  bool any_content_ = false;
+  bool new_content_ = false;  // a message of content has begun and shown nothing yet
+  bool any_arguments_ = false;
+  std::size_t calls_before_ = 0;  // in the prompt
 };
 
 }  // namespace conclave::text

@@ -17,7 +17,7 @@ class HarmonyOutputTest : public testing::Test {
 
   // "kind: text" of each message, calls as "NAME(ARGUMENTS) ID".
   std::string answer(std::string_view text, std::string_view prompt = "<|start|>assistant") {
-    OutputParser parser = model_->output_parser(ids_of(*model_, prompt));
+    OutputParser parser = model_->output_parser(ids_of(*model_, prompt), tools_);
     std::string out;
     OutputEvent::Kind last = OutputEvent::Kind::kToolEnd;
     const auto add = [&](const std::vector<OutputEvent>& events) {
@@ -38,6 +38,7 @@ class HarmonyOutputTest : public testing::Test {
   }
 
   std::optional<TextModel> model_;
+  Json tools_ = Json::parse(R"([{"type": "function", "function": {"name": "f"}}])");
 };
 
 TEST_F(HarmonyOutputTest, ChannelsSayWhatAMessageIs) {
@@ -61,12 +62,31 @@ TEST_F(HarmonyOutputTest, CallsNameTheirRecipientBeforeOrBehindTheChannel) {
             "[reasoning]x[functions.f:0 f]{}.");
 }
 
+TEST_F(HarmonyOutputTest, CallsAreCountedThroughTheConversation) {
+  EXPECT_EQ(answer("<|channel|>commentary to=functions.f<|message|>{}<|call|>",
+                   "<|message|>{}<|call|><|start|>assistant"),
+            "[functions.f:1 f]{}.");
+  EXPECT_EQ(answer("<|channel|>commentary to=functions.f<|message|><|call|>"),
+            "[functions.f:0 f]{}.");
+  tools_ = nullptr;
+  EXPECT_EQ(answer("<|channel|>commentary to=functions.f<|message|>{}<|call|>"), "[content]{}");
+}
+
+TEST_F(HarmonyOutputTest, MessagesOfContentAreParagraphs) {
+  EXPECT_EQ(answer("<|channel|>commentary<|message|>a<|end|><|start|>assistant"
+                   "<|channel|>final<|message|>b<|return|>"),
+            "[content]a\n\nb");
+}
+
 TEST_F(HarmonyOutputTest, WhatHasNoHeaderIsContent) {
   EXPECT_EQ(answer("hello"), "[content]hello");
   EXPECT_EQ(answer("hello", ""), "[content]hello");
   EXPECT_EQ(answer("hello", "<|start|>assistant<|channel|>final<|message|>"), "[content]hello");
   EXPECT_EQ(answer("<|channel|>final"), "");
-  EXPECT_EQ(answer(std::string(5000, 'x') + "<|message|>ok"), "[content]ok");
+  const std::string large(5000, 'x');
+  EXPECT_EQ(answer(large), "[content]" + large);
+  EXPECT_EQ(answer("hm", "<|start|>assistant<|channel|>analysis<|message|>"), "[reasoning]hm");
+  EXPECT_EQ(answer("<|channel|>" + large + "<|message|>ok"), "[content]ok");
 }
 
 }  // namespace

@@ -122,15 +122,13 @@ void MarkedOutput::on_mark(Mark mark) {
     on_mark_in_call(mark);
     return;
   }
-  if (place_ == Place::kBody) {
-    if (mark != Mark::kCallBegin && mark != Mark::kCallEnd) return;
-    end_body(/*whole=*/true);
-    if (mark == Mark::kCallEnd) return;
-  }
+  if (place_ == Place::kBody && on_mark_in_body(mark)) return;
   at_start_ = false;
   switch (mark) {
     case Mark::kThink:
-      if (place_ == Place::kContent) place_ = Place::kReasoning;
+      if (place_ == Place::kContent || marks_.form == CallForm::kTagged) {
+        place_ = Place::kReasoning;
+      }
       break;
     case Mark::kEndThink:
     case Mark::kSectionEnd:
@@ -142,6 +140,7 @@ void MarkedOutput::on_mark(Mark mark) {
       header_.clear();
       break;
     case Mark::kCallBegin:  // with or without a section around it
+      before_body_ = place_;
       place_ = marks_.form == CallForm::kTagged ? Place::kBody : Place::kHeader;
       header_.clear();
       break;
@@ -319,7 +318,23 @@ void MarkedOutput::show_after_call(std::string_view text) {
   show(text.substr(begin));
 }
 
-// What cannot be read as a call is shown as it was written; not `whole`: no end has come.
+// True: that was all. A <tool_call> that reasoning only speaks of does not hide its end; any other
+// mark is a word of the arguments.
+bool MarkedOutput::on_mark_in_body(Mark mark) {
+  if (mark == Mark::kEndThink && before_body_ == Place::kReasoning) {
+    end_body(/*whole=*/false);
+    return false;
+  }
+  if (mark != Mark::kCallBegin && mark != Mark::kCallEnd) {
+    header_ += mark == Mark::kThink ? kThink : kEndThink;
+    return true;
+  }
+  end_body(/*whole=*/true);
+  return mark == Mark::kCallEnd;
+}
+
+// What cannot be read as a call is shown as it was written, where it was written; not `whole`: no
+// end has come.
 void MarkedOutput::end_body(bool whole) {
   const std::string body = std::exchange(header_, {});
   if (const auto call = whole ? parse_call_body(body, types_) : std::nullopt) {
@@ -328,7 +343,7 @@ void MarkedOutput::end_body(bool whole) {
     end_arguments();
     return;
   }
-  place_ = Place::kContent;
+  place_ = before_body_ == Place::kReasoning ? Place::kReasoning : Place::kContent;
   show(std::string(kCallBeginTag) + body + std::string(whole ? kCallEndTag : ""));
 }
 

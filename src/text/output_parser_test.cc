@@ -220,6 +220,20 @@ TEST_F(TaggedOutput, WhatIsNoCallIsContent) {
   EXPECT_EQ(run(model, "", "<tool_call>" + large + "</tool_call>"), "content: <tool_call>" + large);
 }
 
+TEST_F(TaggedOutput, ReasoningMaySpeakOfTags) {
+  const TextModel model = loaded(folder_.path(), 300);
+  EXPECT_EQ(run(model, "<think>", "use <tool_call> here</think>4"),
+            "reasoning: use <tool_call> here\ncontent: 4");
+  EXPECT_EQ(run(model, "<think>", "<tool_call>x y</tool_call> more</think>4"),
+            "reasoning: <tool_call>x y</tool_call> more\ncontent: 4");
+  EXPECT_EQ(run(model, "",
+                "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"<think></think>\"}}"
+                "</tool_call>"),
+            "begin0: functions.f:0 f\nargs0: {\"a\": \"<think></think>\"}\nend0");
+  EXPECT_EQ(run(model, "", "<tool_call>{\"name\": \"f\"}</tool_call><think>hm</think>ok"),
+            "begin0: functions.f:0 f\nargs0: {}\nend0\nreasoning: hm\ncontent: ok");
+}
+
 TEST_F(TaggedOutput, SchemasGiveTypes) {
   const TextModel model = loaded(folder_.path(), 300);
   const Json tools = Json::parse(R"([{"type": "function", "function": {"name": "f", "parameters":

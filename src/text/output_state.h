@@ -99,6 +99,7 @@ class MarkedOutput final : public OutputParser::State {
   void end_fence(bool last);
   void begin_arguments(std::string id, std::string name);
   void end_arguments();
+  bool on_mark_in_body(Mark mark);
   void end_body(bool whole);
   void show_after_call(std::string_view text);
   std::string fallback_id(std::string_view name) const;
@@ -107,6 +108,7 @@ class MarkedOutput final : public OutputParser::State {
   MarkTable marks_;
   ToolTypes types_;
   Place place_ = Place::kContent;
+  Place before_body_ = Place::kContent;
   Utf8Stream utf8_;
   std::string pending_;     // text that may be the start of a mark written as text
   bool at_start_ = true;    // nothing but white space so far

@@ -204,6 +204,9 @@ class TextModel {
   // them.
   OutputParser output_parser(std::span<const TokenId> prompt, const Json& tools = nullptr) const;
 
+  // gpt-oss: an answer begins with a header, which a grammar of its content would forbid.
+  bool answers_in_channels() const;
+
   // Errors name what the grammar compiler rejects. `prompt`: the ids the answer follows; where it
   // leaves the answer inside its reasoning, any text is allowed until `</think>`, and the grammar
   // starts after that.

@@ -172,12 +172,15 @@ Result<std::string> TextModel::render_chat_text(const ChatPrompt& prompt) const 
 
 OutputParser TextModel::output_parser(std::span<const TokenId> prompt, const Json& tools) const {
   if (state_->harmony) {
-    return OutputParser(
-        std::make_unique<HarmonyOutput>(state_->vocabulary, *state_->harmony, prompt));
+    return OutputParser(std::make_unique<HarmonyOutput>(state_->vocabulary, *state_->harmony,
+                                                        prompt,
+                                                        /*offers_tools=*/!tools.empty()));
   }
   return OutputParser(
       std::make_unique<MarkedOutput>(state_->vocabulary, state_->marks, prompt, ToolTypes(tools)));
 }
+
+bool TextModel::answers_in_channels() const { return state_->harmony.has_value(); }
 
 // Any text, but neither an end of the answer nor a call: reasoning ends with </think>.
 std::vector<std::uint32_t> TextModel::State::reasoning_mask() const {

@@ -5,7 +5,9 @@ import http.server
 import json
 import os
 import pathlib
+import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -117,7 +119,9 @@ class Pull(unittest.TestCase):
         return hub
 
     def command(self, *arguments, url="http://127.0.0.1:1", **environment):
-        environment = {**os.environ, "CONCLAVE_MODELS": str(self.store), "HF_ENDPOINT": url,
+        ours = {name: value for name, value in os.environ.items()
+                if not name.lower().endswith("_proxy") and not name.startswith(("HF_", "CONCLAVE_"))}
+        environment = {**ours, "CONCLAVE_MODELS": str(self.store), "HF_ENDPOINT": url,
                        **environment}
         return [PROGRAM, "model", *arguments], environment
 
@@ -126,8 +130,10 @@ class Pull(unittest.TestCase):
         return subprocess.run(command, env=environment, capture_output=True, text=True,
                               timeout=120, check=False)
 
-    def pull(self, hub, **options):
-        return self.run_model("pull", "org/model", url=hub.url, **options)
+    def pull(self, hub, *flags, **options):
+        if "--tries" not in flags:
+            flags = ("--tries", "2", *flags)
+        return self.run_model("pull", "org/model", *flags, url=hub.url, **options)
 
     def model_dir(self):
         return self.store / "org" / "model"
@@ -187,7 +193,7 @@ class Pull(unittest.TestCase):
             handler.connection.close()
             return True
 
-        self.assert_pulled(self.pull(self.hub(lie)))
+        self.assert_pulled(self.pull(self.hub(lie), "--tries", "8"))
         self.assertEqual(broken[0], 0)
         self.assertEqual(sorted(set(broken)), broken, "each try began behind the last")
 
@@ -213,6 +219,8 @@ class Pull(unittest.TestCase):
                 if any(p.stat().st_size >= 2_000_000 for p in partial.glob("*.part")):
                     break
                 time.sleep(0.05)
+            else:
+                self.fail("nothing came")
             second = self.pull(slow)
             self.assertEqual(second.returncode, 1)
             self.assertIn("another conclave", second.stderr)
@@ -237,19 +245,96 @@ class Pull(unittest.TestCase):
                               stderr=subprocess.PIPE, text=True) as process:
             manifest = self.store / "org" / "model.partial" / "conclave-manifest.json"
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not manifest.exists():
+            small = {name for name in self.files if name != self.large}
+            while time.monotonic() < deadline:
+                if manifest.exists():
+                    kept = {f["name"] for f in json.loads(manifest.read_text())["files"]}
+                    if kept >= {n for n in small if n.endswith(".json")}:
+                        break
                 time.sleep(0.05)
+            else:
+                self.fail("nothing was kept")
             process.send_signal(2)
             _, errors = process.communicate(timeout=20)
         self.assertEqual(process.returncode, 130, errors)
         self.assertIn("goes on from here", errors)
         self.assert_nothing_landed()
+        hub = self.hub()
+        self.assert_pulled(self.pull(hub))
+        asked = [path.rsplit("/", 1)[-1] for path, _ in hub.requests]
+        self.assertNotIn("config.json", asked, "what was checked is not fetched again")
 
-    def fails(self, lie, says, files=None, **options):
-        result = self.pull(self.hub(lie, files), **options)
+    def test_ctrl_c_while_the_hub_says_nothing(self):
+        def silent(handler, name):
+            time.sleep(30)
+            return True
+
+        command, environment = self.command("pull", "org/model", url=self.hub(silent).url)
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(1)
+            process.send_signal(2)
+            process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 130)
+
+    def test_a_full_disk_keeps_what_came(self):
+        limit = 3_000_000
+
+        def full():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        command, environment = self.command("pull", "org/model", url=self.hub().url)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True,
+                                timeout=120, check=False, preexec_fn=full)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("make room", result.stderr)
+        parts = list((self.store / "org" / "model.partial").glob("*.part"))
+        self.assertTrue(parts)
+        self.assertEqual(max(part.stat().st_size for part in parts), limit)
+        self.assert_pulled(self.pull(self.hub()))
+
+    def test_slow_bytes_are_given_up(self):
+        def slowly(handler, name):
+            if name != self.large:
+                return False
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(self.files[name])))
+            handler.end_headers()
+            for _ in range(60):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+                time.sleep(0.5)
+            return True
+
+        begun = time.monotonic()
+        self.fails(slowly, "goes on from here", "--tries", "1", "--stall", "2")
+        self.assertLess(time.monotonic() - begun, 20)
+
+    def test_a_lost_or_cut_file_is_fetched_again(self):
+        self.assert_pulled(self.pull(self.hub()))
+        os.truncate(self.model_dir() / self.large, 1000)
+        hub = self.hub()
+        again = self.pull(hub)
+        self.assert_pulled(again)
+        self.assertNotIn("up to date", again.stdout)
+
+    def test_folders_of_others_are_left_alone(self):
+        self.model_dir().mkdir(parents=True)
+        (self.model_dir() / "config.json").write_text("mine")
+        result = self.pull(self.hub())
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("move it away", result.stderr)
+        self.assertEqual(self.run_model("rm", "org/model").returncode, 1)
+        self.assertEqual((self.model_dir() / "config.json").read_text(), "mine")
+        self.assertEqual(json.loads(self.run_model("list", "--json").stdout), [])
+
+    def fails(self, lie, says, *flags, files=None, **options):
+        result = self.pull(self.hub(lie, files), *flags, **options)
         self.assertEqual(result.returncode, 1, result.stdout)
         self.assertIn(says, result.stderr)
-        self.assertEqual(result.stderr.strip().count("\n"), 0, result.stderr)
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("fetching")]
+        self.assertEqual(len(lines), 1, result.stderr)
         self.assert_nothing_landed()
         return result
 
@@ -324,6 +409,31 @@ class Pull(unittest.TestCase):
             return True
 
         self.assert_pulled(self.pull(self.hub(lie)))
+        self.assertEqual(calls, [0, 500_000])
+
+    def test_a_page_in_place_of_a_file_costs_nothing(self):
+        """A captive portal answers anything with 200 and its page."""
+        calls = []
+
+        def lie(handler, name):
+            if name != self.large:
+                return False
+            calls.append(offset_of(handler))
+            content = self.files[name]
+            if len(calls) == 1:
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(content)))
+                handler.end_headers()
+                handler.wfile.write(content[:1_500_000])
+                handler.connection.close()
+            elif len(calls) == 2:
+                send(handler, b"<html>log in</html>")
+            else:
+                send_file(handler, content)
+            return True
+
+        self.assert_pulled(self.pull(self.hub(lie), "--tries", "4"))
+        self.assertEqual(calls, [0, 1_500_000, 1_500_000])
 
     def test_redirects_take_large_files_elsewhere_but_not_the_token(self):
         other = self.hub()
@@ -397,7 +507,7 @@ class Pull(unittest.TestCase):
 
             with self.subTest(status=status):
                 self.fails(lie, says)
-        result = self.run_model("pull", "org/model")  # nobody listens
+        result = self.run_model("pull", "org/model", "--tries", "1")  # nobody listens
         self.assertEqual(result.returncode, 1)
         self.assertIn("127.0.0.1", result.stderr)
         for name in ("model", "../x/y", "a/b/c"):
@@ -425,6 +535,17 @@ class Pull(unittest.TestCase):
         again = self.run_model("add", str(EMBER), "--name", "me/ember")
         self.assertEqual(again.returncode, 1)
         self.assertIn("there already", again.stderr)
+        disk = self.folder / "disk"
+        shutil.copytree(self.store / "me" / "ember", disk)
+        (disk / "._model-00001-of-00004.safetensors").write_bytes(b"left by a Mac")
+        self.assertEqual(self.run_model("add", str(disk)).returncode, 0)
+        self.assertEqual(self.run_model("verify", "local/disk").returncode, 0)
+        with open(disk / self.large, "r+b") as file:
+            file.write(b"????")
+        damaged = self.run_model("add", str(disk), "--name", "local/two")
+        self.assertEqual(damaged.returncode, 1)
+        self.assertIn("damaged", damaged.stderr)
+        self.assertEqual(self.run_model("rm", "local/disk").returncode, 0)
         listed = json.loads(self.run_model("list", "--json").stdout)
         self.assertEqual([model["model"] for model in listed], ["me/ember"])
 

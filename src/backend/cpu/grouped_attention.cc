@@ -161,13 +161,13 @@ void GroupedAttention::attend(std::size_t layer, const RowBlock& block, const Gr
     const std::size_t count = std::min(kPageTokens, end - begin);
     const PageIndex page = sequence.pages[begin / kPageTokens];
     const float* keys = cache.read(layer, page, 2 * group.kv_head, count, context_.ops, s.keys);
-    context_.ops.latent_scores({keys, count, head_dim_, head_dim_}, s.queries.data(), head_dim_, n,
-                               rows_.softmax_scale(), s.scores.data());
+    context_.ops.cache_scores({keys, count, head_dim_, head_dim_}, s.queries.data(), head_dim_, n,
+                              rows_.softmax_scale(), s.scores.data());
     softmax_page(block, group, {begin, begin + count}, s);
     const float* values =
         cache.read(layer, page, 2 * group.kv_head + 1, count, context_.ops, s.values);
-    context_.ops.latent_values({values, count, head_dim_, head_dim_}, s.scores.data(),
-                               s.softmax.keep(), n, s.out.data(), head_dim_);
+    context_.ops.cache_values({values, count, head_dim_, head_dim_}, s.scores.data(),
+                              s.softmax.keep(), n, s.out.data(), head_dim_);
   }
   for (std::size_t h = 0; h < n; ++h) {
     const std::span<float> out(s.out.data() + h * head_dim_, head_dim_);

@@ -142,13 +142,13 @@ void LatentAttention::attend_row(std::size_t layer, std::size_t index, Range hea
     const float* rows = cache.read(layer, sequence.pages[begin / kPageTokens], 0, count,
                                    context_.ops, scratch.page);
     float* scores = scratch.scores.data();
-    context_.ops.latent_scores({rows, count, width, width}, q, n * width, heads.size(),
-                               rows_.softmax_scale(), scores);
+    context_.ops.cache_scores({rows, count, width, width}, q, n * width, heads.size(),
+                              rows_.softmax_scale(), scores);
     for (std::size_t h = 0; h < heads.size(); ++h) {
       softmax.add(context_.ops, h, {scores + h * count, count});
     }
-    context_.ops.latent_values({rows, count, width, latent}, scores, softmax.keep(), heads.size(),
-                               out, n * latent);
+    context_.ops.cache_values({rows, count, width, latent}, scores, softmax.keep(), heads.size(),
+                              out, n * latent);
   }
   for (std::size_t h = 0; h < heads.size(); ++h) {
     context_.ops.scale(1.0f / softmax.sum(h), {out + h * n * latent, latent});
