@@ -7,6 +7,7 @@
 
 #include "apps/inspect_report.h"
 #include "apps/loaded_model.h"
+#include "apps/model_store.h"
 #include "apps/program.h"
 
 namespace conclave::apps {
@@ -19,9 +20,10 @@ struct InspectOptions {
 };
 
 Result<int> run_inspect(Program& program, const InspectOptions& options) {
-  const std::unique_ptr<model::ModelSource> source = TRY(open_source(options.dir));
+  const auto stored = find_stored_model(options.dir);
+  const std::unique_ptr<model::ModelSource> source = TRY(open_source(stored.value_or(options.dir)));
   InspectReport report;
-  report.dir = options.dir;
+  report.dir = source->dir().string();
   report.weights = options.weights;
   report.config = source->config();
   report.model = model::inspect(*source, TRY(model::parse_weights_mode(options.weights)));
@@ -36,7 +38,7 @@ void add_inspect_command(CLI::App& model, Program& program) {
   CLI::App* command = model.add_subcommand(
       "inspect", "Show a checkpoint's shape, formats, bytes by part and bytes read per token");
   auto options = std::make_shared<InspectOptions>();  // shared: CLI11 copies the callback
-  command->add_option("DIR", options->dir, "checkpoint folder")->required();
+  command->add_option("DIR", options->dir, "checkpoint folder, or ORG/NAME as pulled")->required();
   add_weights_option(*command, program.settings, options->weights);
   command->add_flag("--json", options->json, "print one JSON object");
   command->callback([&program, options] {

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "base/memory_size.h"
+#include "hub/hub.h"
 
 namespace conclave::apps {
 namespace {
@@ -35,6 +37,11 @@ Result<std::size_t> context_of(Program& program, const model::ModelConfig& confi
 }
 
 Result<std::unique_ptr<model::ModelSource>> open_source(const std::filesystem::path& dir) {
+  std::error_code error;
+  if (!std::filesystem::exists(dir, error) && hub::parse_model_name(dir.string())) {
+    return not_found(dir.string() + ": no such folder, nor a model that is here: conclave model " +
+                     "pull " + dir.string() + " fetches one of that name");
+  }
   model::ModelSource source = TRY(model::ModelSource::open(dir));
   return std::make_unique<model::ModelSource>(std::move(source));
 }

@@ -431,7 +431,7 @@ class Synth(CliTest):
                    says="--dense")
         self.fails(2, "model", "synth", "--like", "ember", "--seed", "-1", "--out", self.dir / "x",
                    says="--seed")
-        self.fails(2, "model", "synth", "--preset", "m3", "--out", self.dir / "x", says="m3")
+        self.fails(2, "model", "synth", "--preset", "m9", "--out", self.dir / "x", says="m9")
         self.fails(2, "model", "synth", "--like", "gpt", "--out", self.dir / "x", says="gpt")
         self.write("taken", "x")
         self.fails(1, "model", "synth", "--like", "ember", "--out", self.dir, says="not empty")

@@ -510,6 +510,11 @@ class Pull(unittest.TestCase):
         result = self.run_model("pull", "org/model", "--tries", "1")  # nobody listens
         self.assertEqual(result.returncode, 1)
         self.assertIn("127.0.0.1", result.stderr)
+        command, environment = self.command()
+        unknown = subprocess.run([PROGRAM, "run", "org/nothing", "-p", "x"], env=environment,
+                                 capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(unknown.returncode, 1)
+        self.assertIn("conclave model pull org/nothing", unknown.stderr)
         for name in ("model", "../x/y", "a/b/c"):
             result = self.run_model("pull", name)
             self.assertEqual(result.returncode, 1)
