@@ -152,12 +152,13 @@ Result<Manifest> parse_manifest(std::string_view text) {
   if (files == kept.end() || !files->is_array()) return bad("no files");
   for (const json& file : *files) {
     if (!file.is_object()) return bad("an entry that is no object");
-    const std::string name = text_of(file, "name");
+    FileEntry entry{.name = text_of(file, "name"), .size = 0, .digest = {}};
     const bool sha256 = file.contains("sha256");
     const auto kind = sha256 ? Digest::Kind::kSha256 : Digest::Kind::kGitBlob;
-    manifest.files.push_back(
-        {name, TRY(size_of(file, name)),
-         TRY(checked_digest(name, kind, text_of(file, sha256 ? "sha256" : "git")))});
+    // Not within the braces: a return out of them would leave the name behind.
+    entry.size = TRY(size_of(file, entry.name));
+    entry.digest = TRY(checked_digest(entry.name, kind, text_of(file, sha256 ? "sha256" : "git")));
+    manifest.files.push_back(std::move(entry));
   }
   TRY(check(manifest));
   return manifest;

@@ -129,7 +129,7 @@ def check(pool, expected, name, strike, mend, tally, at=AT):
     wait_until(lambda: pool.status()["losses_survived"] >= 1, 30, "backups are there again")
 
 
-def loss_during_prefill(pool, tally):
+def loss_during_prefill(pool, _, tally):
     expected = Watched(pool, LONG_PROMPT, at=0)
     assert expected.done, expected.error
     timer = threading.Timer(0.05, lambda: pool.node("node-b").kill("node"))
@@ -169,6 +169,11 @@ def loss_during_load(tally):
         tally.setdefault("loss during load", []).append(time.monotonic() - begun)
 
 
+# Stories of more than one stream, by name as FAULTS are.
+STORIES = {"loss during prefill": loss_during_prefill, "two losses in a row": two_losses}
+LOADING = "loss during load"
+
+
 def main():
     netns.in_namespace(3)
     arguments = sys.argv[1:]
@@ -178,7 +183,11 @@ def main():
         times = int(arguments[at + 1])
         del arguments[at : at + 2]
     tally = {}
+    unknown = set(arguments) - {*FAULTS, *STORIES, LOADING}
+    if unknown:
+        sys.exit(f"no such fault: {sorted(unknown)}; there are {[*FAULTS, *STORIES, LOADING]}")
     names = [n for n in FAULTS if not arguments or n in arguments]
+    stories = [n for n in STORIES if not arguments or n in arguments]
     with Pool(2, "--shares", "1,1,1", *SLOW, node_arguments=[SLOW, SLOW], namespaces=True) as pool:
         expected = Watched(pool).tokens
         assert len(expected) == TOKENS
@@ -187,11 +196,10 @@ def main():
                 strike, mend = FAULTS[name]
                 check(pool, expected, name, strike, mend, tally)
                 print(f"{name:24s} pause {tally[name][-1]:5.2f} s", flush=True)
-            if not arguments:
-                loss_during_prefill(pool, tally)
-                two_losses(pool, expected, tally)
+            for name in stories:
+                STORIES[name](pool, expected, tally)
         history = [entry["text"] for entry in pool.status()["history"]]
-    if not arguments:
+    if not arguments or LOADING in arguments:
         for _ in range(times):
             loss_during_load(tally)
     print(f"\n{'fault':26s} {'median':>8s} {'max':>8s} of {times}")

@@ -121,11 +121,12 @@ Result<WholeModel> load_whole_cpu_model(const model::ModelSource& source, const 
   const model::Slice slice = model::Slice::whole(source.config());
   const std::size_t common_bytes = cpu_common_bytes(source, true, options);
   const std::size_t slice_bytes = cpu_slice_bytes(source, slice, options);
-  WholeModel whole{TRY(SharedMemory::create_private(common_bytes)),
-                   TRY(SharedMemory::create_private(slice_bytes)),
-                   TRY(SharedMemory::create_private(
-                       cpu_kv_bytes(source.config(), options.limits, options.exact))),
-                   nullptr};
+  // One by one: a return out of the middle of braces leaves behind what was made there.
+  WeightArena common = TRY(SharedMemory::create_private(common_bytes));
+  WeightArena own = TRY(SharedMemory::create_private(slice_bytes));
+  SharedMemory kv = TRY(
+      SharedMemory::create_private(cpu_kv_bytes(source.config(), options.limits, options.exact)));
+  WholeModel whole{std::move(common), std::move(own), std::move(kv), nullptr};
   const auto part = [&](std::size_t before) {
     return
         [&progress, before, total = common_bytes + slice_bytes](std::uint64_t done, std::uint64_t) {
