@@ -85,6 +85,16 @@ std::vector<std::filesystem::path> entries_of(const std::filesystem::path& dir) 
   return entries;
 }
 
+bool write_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+  return true;
+}
+
 Result<void> write_whole(const std::filesystem::path& file, const std::string& text) {
   const std::filesystem::path next = file.string() + ".new";
   std::error_code ignored;
@@ -93,12 +103,7 @@ Result<void> write_whole(const std::filesystem::path& file, const std::string& t
       ::open(next.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0644));
   const auto failed = [&next] { return exhausted(next.string() + ": " + system_text(errno)); };
   if (!out.open()) return failed();
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(out.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return failed();
-    done += static_cast<std::size_t>(n);
-  }
+  if (!write_all(out.get(), std::as_bytes(std::span(text)))) return failed();
   if (::fsync(out.get()) != 0) return failed();
   return rename_to(next, file);
 }

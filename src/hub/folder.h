@@ -2,6 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "base/file_descriptor.h"
 #include "hub/hub.h"
@@ -24,6 +27,8 @@ std::vector<std::filesystem::path> entries_of(const std::filesystem::path& dir);
 // 0 where there is no such file.
 std::uint64_t file_bytes(const std::filesystem::path& file);
 
+// All of `bytes`, where the file stands; else false, and errno says why.
+bool write_all(int fd, std::span<const std::byte> bytes);
 // By way of a second name, and on the disk before it is seen: a reader meets the old text or the
 // new.
 Result<void> write_whole(const std::filesystem::path& file, const std::string& text);

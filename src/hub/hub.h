@@ -60,7 +60,9 @@ Result<Manifest> parse_manifest(std::string_view json);
 std::string to_json(const Manifest& manifest);
 // Whether a file of this name belongs to what a model needs.
 bool is_needed(std::string_view name);
-// Letters, digits, '.', '_' and '-', not beginning with '.'.
+// Letters, digits, '.', '_' and '-' alone: nothing of it has to be escaped in a path.
+bool has_plain_letters(std::string_view text);
+// The same, not empty, not long and not beginning with '.'.
 bool is_plain(std::string_view name);
 
 // Bytes done and in all. False stops the work; what is there already stays for the next time.

@@ -113,12 +113,14 @@ Result<ModelName> parse_model_name(std::string_view text) {
                        "\": name a model as ORG/NAME, such as Qwen/Qwen3-30B-A3B");
 }
 
-bool is_plain(std::string_view name) {
-  const auto legal = [](unsigned char c) {
+bool has_plain_letters(std::string_view text) {
+  return std::ranges::all_of(text, [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
-  };
-  return !name.empty() && name.size() <= 190 && name.front() != '.' &&
-         std::ranges::all_of(name, legal);
+  });
+}
+
+bool is_plain(std::string_view name) {
+  return !name.empty() && name.size() <= 190 && name.front() != '.' && has_plain_letters(name);
 }
 
 bool is_needed(std::string_view name) {

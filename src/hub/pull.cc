@@ -2,7 +2,6 @@
 // before it counts.
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -26,14 +25,6 @@ constexpr std::size_t kListingTries = 3;
 // A file of another content has another name, so that it never goes on from the wrong bytes.
 std::filesystem::path part_of(const std::filesystem::path& dir, const FileEntry& file) {
   return dir / (file.name + "." + file.digest.hex.substr(0, 16) + ".part");
-}
-
-// Names in a path: letters, digits, '.', '_' and '-' alone, so nothing has to be escaped.
-bool is_revision(std::string_view text) {
-  const auto legal = [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
-  };
-  return !text.empty() && text.size() <= 128 && std::ranges::all_of(text, legal);
 }
 
 class Puller {
@@ -272,8 +263,9 @@ bool has_all(const std::filesystem::path& dir, const Manifest& wanted) {
 
 Result<PullReport> Store::pull(const ModelName& name, const PullRequest& request,
                                const Progress& progress) const {
-  if (!is_revision(request.revision)) {
-    return invalid_input("revision \"" + request.revision.substr(0, 80) +
+  const std::string& revision = request.revision;
+  if (revision.empty() || revision.size() > 128 || !has_plain_letters(revision)) {
+    return invalid_input("revision \"" + revision.substr(0, 80) +
                          "\": expected letters, digits, '.', '_' and '-'");
   }
   const Manifest wanted = TRY(ask_for_list(name, request, progress));

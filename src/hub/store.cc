@@ -75,12 +75,7 @@ Result<std::optional<std::string>> copy_file(const fs::path& from, const fs::pat
     if (n == 0) break;
     const std::span<const std::byte> bytes(piece.data(), static_cast<std::size_t>(n));
     hasher.add(bytes);
-    for (std::size_t done = 0; done < bytes.size();) {
-      const ssize_t written = ::write(out.get(), bytes.data() + done, bytes.size() - done);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) return failed(to);
-      done += static_cast<std::size_t>(written);
-    }
+    if (!write_all(out.get(), bytes)) return failed(to);
     if (!on_bytes(bytes.size())) return std::optional<std::string>{};
   }
   if (::fsync(out.get()) != 0) return failed(to);

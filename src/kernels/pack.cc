@@ -228,6 +228,12 @@ Int4Values choose_int4(const float (&values)[kGroup]) {
   return fitted.error < best.error ? fitted : best;
 }
 
+// Inputs k and k + 16 of a row's group share a byte.
+void put_nibbles(std::span<std::byte> weights, std::size_t row, std::size_t k, unsigned low,
+                 unsigned high) {
+  weights[k / 4 * 64 + row * 4 + k % 4] = static_cast<std::byte>(low | high << 4);
+}
+
 void pack_rounded_int4_group(const PanelSource& s, std::size_t group, std::span<std::byte> out) {
   const IntGroupPlace place = int_group_place(group, kInt4GroupBytes);
   const std::size_t begin = group * kGroup;
@@ -240,7 +246,7 @@ void pack_rounded_int4_group(const PanelSource& s, std::size_t group, std::span<
     for (std::size_t k = 0; k < kGroup / 2; ++k) {
       const auto low = static_cast<unsigned>(static_cast<int>(rounded.q[k]) + 8);
       const auto high = static_cast<unsigned>(static_cast<int>(rounded.q[k + kGroup / 2]) + 8);
-      out[place.weights + k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low | high << 4);
+      put_nibbles(out.subspan(place.weights), r, k, low, high);
     }
   }
 }
@@ -278,7 +284,7 @@ void pack_mxfp4_group(const PanelSource& s, std::size_t group, std::span<std::by
     for (std::size_t k = 0; k < kGroup / 2; ++k) {
       const unsigned low = mxfp4_code(s.matrix, s.row + r, col + k);
       const unsigned high = mxfp4_code(s.matrix, s.row + r, col + k + kGroup / 2);
-      out[place.weights + k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low | high << 4);
+      put_nibbles(out.subspan(place.weights), r, k, low, high);
     }
   }
 }

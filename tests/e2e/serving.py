@@ -72,9 +72,13 @@ class Server:
             cwd=ROOT,
             env=clean_environment(),
         )
-        self.port = self._read_port()
-        if ready:
-            self.wait_ready()
+        try:
+            self.port = self._read_port()
+            if ready:
+                self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def _read_port(self):
         if not select.select([self.process.stdout], [], [], 60)[0]:

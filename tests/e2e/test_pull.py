@@ -100,6 +100,18 @@ def send_file(handler, content):
              Content_Range=f"bytes {offset}-{len(content) - 1}/{len(content)}")
 
 
+def break_off(handler, content, size):
+    """Answers as send_file does, and hangs up after so many bytes."""
+    offset = offset_of(handler)
+    handler.send_response(206 if offset else 200)
+    if offset:
+        handler.send_header("Content-Range", f"bytes {offset}-{len(content) - 1}/{len(content)}")
+    handler.send_header("Content-Length", str(len(content) - offset))
+    handler.end_headers()
+    handler.wfile.write(content[offset:offset + size])
+    handler.connection.close()
+
+
 class Pull(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -183,14 +195,7 @@ class Pull(unittest.TestCase):
                 return False
             content, offset = self.files[name], offset_of(handler)
             broken.append(offset)
-            handler.send_response(206 if offset else 200)
-            if offset:
-                handler.send_header("Content-Range",
-                                    f"bytes {offset}-{len(content) - 1}/{len(content)}")
-            handler.send_header("Content-Length", str(len(content) - offset))
-            handler.end_headers()
-            handler.wfile.write(content[offset:offset + 1_000_000])
-            handler.connection.close()
+            break_off(handler, content, 1_000_000)
             return True
 
         self.assert_pulled(self.pull(self.hub(lie), "--tries", "8"))
@@ -370,19 +375,12 @@ class Pull(unittest.TestCase):
         self.fails(longer, "more than")
 
     def test_another_range_than_asked_for(self):
-        calls = []
-
         def lie(handler, name):
             if name != self.large:
                 return False
-            calls.append(offset_of(handler))
             content = self.files[name]
             if offset_of(handler) == 0:
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(content)))
-                handler.end_headers()
-                handler.wfile.write(content[:500_000])
-                handler.connection.close()
+                break_off(handler, content, 500_000)
             else:  # the first bytes once more, said to be the rest
                 send(handler, content[:-500_000], 206,
                      Content_Range=f"bytes 0-{len(content) - 1}/{len(content)}")
@@ -399,11 +397,7 @@ class Pull(unittest.TestCase):
             calls.append(offset_of(handler))
             content = self.files[name]
             if len(calls) == 1:
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(content)))
-                handler.end_headers()
-                handler.wfile.write(content[:500_000])
-                handler.connection.close()
+                break_off(handler, content, 500_000)
             else:
                 send(handler, content)
             return True
@@ -421,11 +415,7 @@ class Pull(unittest.TestCase):
             calls.append(offset_of(handler))
             content = self.files[name]
             if len(calls) == 1:
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(content)))
-                handler.end_headers()
-                handler.wfile.write(content[:1_500_000])
-                handler.connection.close()
+                break_off(handler, content, 1_500_000)
             elif len(calls) == 2:
                 send(handler, b"<html>log in</html>")
             else:

@@ -50,9 +50,11 @@ SliceLayer place_slice_layer(Layout& layout, const model::Slice& slice, LayerId 
     return w;
   }
   w.q = place(config.q_lora_rank > 0 ? Weight::kQB : Weight::kQ);
-  for (std::size_t h = slice.heads.begin; h < slice.heads.end && !config.is_grouped(); ++h) {
-    w.key_up.push_back(place_head(layout, id, h, true));
-    w.value_up.push_back(place_head(layout, id, h, false));
+  if (!config.is_grouped()) {
+    for (std::size_t h = slice.heads.begin; h < slice.heads.end; ++h) {
+      w.key_up.push_back(place_head(layout, id, h, true));
+      w.value_up.push_back(place_head(layout, id, h, false));
+    }
   }
   w.o = place(Weight::kO);
   if (!config.is_moe(id)) {
