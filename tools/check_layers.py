@@ -27,7 +27,7 @@ SANS_IO_NAMES = re.compile(
     r"clock_gettime|std::thread|std::jthread)\b"
 )
 
-TEST_MODELS = re.compile(r"/((integer|fake)_backend|test_model|test_checkpoint)\.h$")
+TEST_MODELS = re.compile(r"/((integer|fake)_backend|test_model|test_checkpoint|test_gguf)\.h$")
 
 
 def read_levels(root):

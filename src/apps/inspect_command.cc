@@ -38,7 +38,8 @@ void add_inspect_command(CLI::App& model, Program& program) {
   CLI::App* command = model.add_subcommand(
       "inspect", "Show a checkpoint's shape, formats, bytes by part and bytes read per token");
   auto options = std::make_shared<InspectOptions>();  // shared: CLI11 copies the callback
-  command->add_option("DIR", options->dir, "checkpoint folder, or ORG/NAME as pulled")->required();
+  command->add_option("DIR", options->dir, "checkpoint folder, GGUF file, or ORG/NAME as pulled")
+      ->required();
   add_weights_option(*command, program.settings, options->weights);
   command->add_flag("--json", options->json, "print one JSON object");
   command->callback([&program, options] {

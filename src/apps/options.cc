@@ -30,12 +30,13 @@ void add_weights_option(CLI::App& command, Settings& settings, std::string& weig
 
 void add_model_options(CLI::App& command, Settings& settings, ModelArgument argument,
                        ModelOptions& options) {
-  CLI::Option* model =
-      command.add_option("MODEL", options.model, "checkpoint folder, or ORG/NAME as pulled");
+  CLI::Option* model = command.add_option("MODEL", options.model,
+                                          "checkpoint folder, GGUF file, or ORG/NAME as pulled");
   if (argument == ModelArgument::kRequired) {
     model->required();
   } else {
-    model->description("checkpoint folder, or ORG/NAME as pulled (default: the built-in Ember)");
+    model->description(
+        "checkpoint folder, GGUF file, or ORG/NAME as pulled (default: the built-in Ember)");
     settings.bind(model, "model");
   }
   add_weights_option(command, settings, options.weights);

@@ -37,7 +37,7 @@ Result<std::vector<TokenId>> read_ids(const PerplexityOptions& options,
     return read_token_ids(options.ids_path, source.config().vocab_size);
   }
   const std::string words = TRY(read_text_file(options.text_path, kTextBytesMax));
-  const text::TextModel tokenizer = TRY(load_text(source.dir(), source.config()));
+  const text::TextModel tokenizer = TRY(load_text(source.path(), source.config()));
   return tokenizer.encode(words, text::Specials::kPlain);
 }
 

@@ -14,7 +14,7 @@ using kernels::SourceMatrix;
 using model::Weight;
 
 constexpr auto kWeightLast = static_cast<std::uint8_t>(Weight::kHead);
-constexpr auto kFormatLast = static_cast<std::uint8_t>(PackedFormat::kMxfp4);
+constexpr auto kFormatLast = static_cast<std::uint8_t>(kernels::kLastPackedFormat);
 
 bool has_layer(Weight weight) { return weight != Weight::kEmbedding && weight != Weight::kHead; }
 
@@ -23,6 +23,11 @@ std::size_t element_bytes(PackedFormat format) { return format == PackedFormat::
 bool is_plain(PackedFormat format) {
   return format == PackedFormat::kF32 || format == PackedFormat::kF16 ||
          format == PackedFormat::kBF16;
+}
+
+// Of the embedding: rows as the file has them, or panels.
+bool is_embedding_format(PackedFormat format) {
+  return is_plain(format) || kernels::is_integer(format);
 }
 
 template <class T>
@@ -61,9 +66,9 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
   const PackedFormat native = kernels::native_format(matrix.format);
   const Error bad =
       invalid_input(describe(part) + ": cannot be made from " + std::string(kernels::name(native)));
-  if (part.weight == Weight::kEmbedding) {  // rows as they are, which are read one at a time
+  if (part.weight == Weight::kEmbedding) {
     const bool whole = part.cols == Range{0, matrix.cols} && !part.transposed;
-    if (!whole || part.format != native || !is_plain(native)) return bad;
+    if (!whole || part.format != native || !is_embedding_format(native)) return bad;
     return {};
   }
   switch (part.format) {
@@ -76,11 +81,14 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
       if (part.format != native) return bad;
       return {};
     case PackedFormat::kMxfp4:
+    case PackedFormat::kInt4Affine:
+    case PackedFormat::kInt8Affine:
+    case PackedFormat::kInt8Halves:
       if (part.format != native) return bad;
       [[fallthrough]];
     case PackedFormat::kInt4:
-      if (part.format == native && (part.transposed || part.cols.begin % kernels::kGroup != 0 ||
-                                    part.cols.size() % kernels::kGroup != 0)) {
+      if (kernels::keeps_groups(matrix.format, part.format) &&
+          (part.transposed || !in_whole_groups(part.cols))) {
         return bad;
       }
       return {};
@@ -111,9 +119,15 @@ std::size_t PackedPart::block_offset() const {
   return format == PackedFormat::kFp8 ? begin % kernels::kFp8BlockSize : 0;
 }
 
+bool PackedPart::in_rows() const { return weight == Weight::kEmbedding && is_plain(format); }
+
 std::size_t PackedPart::size_bytes() const {
-  if (weight == Weight::kEmbedding) return rows.size() * cols.size() * element_bytes(format);
+  if (in_rows()) return rows.size() * cols.size() * element_bytes(format);
   return kernels::packed_bytes(format, lanes(), inputs(), block_offset());
+}
+
+bool in_whole_groups(kernels::Range inputs) {
+  return inputs.begin % kernels::kGroup == 0 && inputs.end % kernels::kGroup == 0;
 }
 
 std::string describe(const PackedPart& part) {
@@ -171,8 +185,8 @@ Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
   }
   part.rows = TRY(decode_range(bytes, 8, "rows"));
   part.cols = TRY(decode_range(bytes, 16, "columns"));
-  if (part.weight == Weight::kEmbedding && (part.transposed || !is_plain(part.format))) {
-    return bad_field("format", format, "f32, f16 or bf16 for the embedding");
+  if (part.weight == Weight::kEmbedding && (part.transposed || !is_embedding_format(part.format))) {
+    return bad_field("format", format, "plain numbers or integers for the embedding");
   }
   const auto size = field<std::uint64_t>(bytes, 24);
   if (size != part.size_bytes()) {
@@ -192,7 +206,7 @@ Result<void> pack_part(const model::ModelSource& source, const PackedPart& part,
                          " bytes of room, expected " + std::to_string(part.size_bytes()));
   }
   TRY(source.check(part.layer, part.weight, part.expert, part.rows));
-  if (part.weight == Weight::kEmbedding) {
+  if (part.in_rows()) {
     const std::size_t row_bytes = matrix.cols * element_bytes(part.format);
     std::memcpy(out.data(), matrix.weights.data() + part.rows.begin * row_bytes, out.size());
   } else {

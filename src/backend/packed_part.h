@@ -23,8 +23,8 @@ namespace conclave::backend {
 inline constexpr std::size_t kPartBytesMax = std::size_t{32} << 20;
 inline constexpr std::size_t kPartDimensionMax = std::size_t{1} << 26;  // rows, columns
 
-// The panels of the sub-matrix rows x cols of one weight, packed by kernels::pack_panel; of the
-// embedding, its rows as the file has them.
+// The panels of the sub-matrix rows x cols of one weight, packed by kernels::pack_panel; of an
+// embedding of plain numbers, its rows as the file has them.
 struct PackedPart {
   LayerId layer;  // 0 for the embedding and the head
   model::Weight weight = model::Weight::kQ;
@@ -38,8 +38,12 @@ struct PackedPart {
   std::size_t lanes() const { return transposed ? cols.size() : rows.size(); }
   std::size_t inputs() const { return transposed ? rows.size() : cols.size(); }
   std::size_t block_offset() const;  // kFp8: as in kernels::PackedMatrix
+  bool in_rows() const;              // not in panels
   std::size_t size_bytes() const;
 };
+
+// What formats that keep the file's groups need of the inputs.
+bool in_whole_groups(kernels::Range inputs);
 
 std::string describe(const PackedPart& part);  // for errors and logs
 

@@ -60,7 +60,7 @@ TEST(PackedPart, DecodingNamesTheFieldThatIsWrong) {
   EXPECT_NE(decode_error(std::span(good).first(31)).find("size 31"), std::string::npos);
   EXPECT_NE(spoilt(0, U8{9}).find("version 9"), std::string::npos);
   EXPECT_NE(spoilt(1, U8{20}).find("weight 20"), std::string::npos);
-  EXPECT_NE(spoilt(2, U8{7}).find("format 7"), std::string::npos);
+  EXPECT_NE(spoilt(2, U8{10}).find("format 10"), std::string::npos);
   EXPECT_NE(spoilt(3, U8{2}).find("transposed 2"), std::string::npos);
   EXPECT_NE(spoilt(8, U32{80}).find("rows 80"), std::string::npos);  // empty
   EXPECT_NE(spoilt(12, U32{0xffffffff}).find("rows 4294967295"), std::string::npos);
@@ -70,7 +70,7 @@ TEST(PackedPart, DecodingNamesTheFieldThatIsWrong) {
   EXPECT_NE(spoilt(1, static_cast<U8>(Weight::kO)).find("expert 7"), std::string::npos);
   PackedPart head{LayerId{2}, Weight::kHead, {}, {0, 16}, {0, 32}, false, PackedFormat::kF32};
   EXPECT_NE(decode_error(encode_part(head)).find("layer 2"), std::string::npos);
-  PackedPart embedding{{}, Weight::kEmbedding, {}, {0, 16}, {0, 32}, false, PackedFormat::kInt8};
+  PackedPart embedding{{}, Weight::kEmbedding, {}, {0, 16}, {0, 32}, false, PackedFormat::kFp8};
   EXPECT_NE(decode_error(encode_part(embedding)).find("format"), std::string::npos);
   PackedPart large{{}, Weight::kHead, {}, {0, 1 << 20}, {0, 1024}, false, PackedFormat::kF32};
   EXPECT_NE(decode_error(encode_part(large)).find("at most"), std::string::npos);

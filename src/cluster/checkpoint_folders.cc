@@ -6,16 +6,31 @@
 #include <system_error>
 #include <utility>
 
+#include "formats/formats.h"
+
 namespace conclave::cluster {
+
+namespace {
+
+// A folder with a config.json or a GGUF file, or such a file.
+bool is_checkpoint(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (path.extension() == ".gguf") return std::filesystem::is_regular_file(path, ignored);
+  if (std::filesystem::exists(path / "config.json", ignored)) return true;
+  const auto gguf = formats::find_gguf(path);
+  return !gguf || gguf->has_value();
+}
+
+}  // namespace
 
 std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& dir) {
   std::error_code ignored;
-  if (std::filesystem::exists(dir / "config.json", ignored)) return {dir};
+  if (is_checkpoint(dir)) return {dir};
   std::vector<std::filesystem::path> found;
   std::filesystem::directory_iterator entry(dir, ignored);
   for (; !ignored && entry != std::filesystem::directory_iterator(); entry.increment(ignored)) {
     std::error_code unreadable;
-    if (std::filesystem::exists(entry->path() / "config.json", unreadable)) {
+    if (entry->is_directory(unreadable) && is_checkpoint(entry->path())) {
       found.push_back(entry->path());
     }
   }

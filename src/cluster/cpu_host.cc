@@ -185,7 +185,7 @@ Result<std::shared_ptr<CpuHost::Loaded>> CpuHost::begin_layout(
   loaded->cpu.limits = {.rows_max = loaded->layout.rows_max, .pages = loaded->layout.pages};
   loaded->embedding = assignment.embedding();
   if (loaded->embedding) {  // only the first rank admits requests
-    auto text = text::TextModel::load(loaded->source->dir(), loaded->source->config().vocab_size);
+    auto text = text::TextModel::load(loaded->source->path(), loaded->source->config().vocab_size);
     if (text) {
       loaded->text = std::move(text).value();
     } else if (text.error().code != ErrorCode::kNotFound) {

@@ -22,11 +22,13 @@ constexpr plan::PartFormat kInt4 = {plan::Format::kInt4, 0.5625, /*scale_only=*/
 constexpr plan::PartFormat kFp8 = {plan::Format::kFp8, 1.0 + 4.0 / (128.0 * 128.0)};
 constexpr plan::PartFormat kBf16 = {plan::Format::kBf16, 2.0};
 
-bool has_safetensors(const std::filesystem::path& dir) {
+bool has_tensors(const std::filesystem::path& dir) {
   std::error_code error;
+  if (std::filesystem::is_regular_file(dir, error)) return true;
   std::filesystem::directory_iterator entry(dir, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    if (entry->path().extension() == ".safetensors") return true;
+    const std::filesystem::path extension = entry->path().extension();
+    if (extension == ".safetensors" || extension == ".gguf") return true;
   }
   return false;
 }
@@ -101,7 +103,7 @@ Result<plan::Model> read_folder_model(const std::filesystem::path& dir, model::W
   if (!name.has_filename()) name = name.parent_path();
   plan::Model result;
   result.architecture = plan::architecture_of(config, name.filename().string());
-  if (has_safetensors(dir)) {
+  if (has_tensors(dir)) {
     const model::ModelSource source = TRY(model::ModelSource::open(dir));
     result.quant = measured_quant(model::inspect(source, mode));
   } else {

@@ -64,7 +64,7 @@ Result<std::unique_ptr<PlannerPlacer>> PlannerPlacer::create(const model::ModelS
                                                              const PlacerOptions& options) {
   plan::Cluster cluster;
   cluster.name = "pool";
-  cluster.model = TRY(read_folder_model(source.dir(), options.weights));
+  cluster.model = TRY(read_folder_model(source.path(), options.weights));
   const plan::Catalogue catalogue = TRY(plan::parse_catalogue(plan::built_in_sources()));
   cluster.software = TRY(plan::find_software(catalogue, "conclave"));
   plan::adopt_software(cluster);

@@ -74,11 +74,39 @@ struct Checkpoint::State {
   std::vector<const MappedFile*> by_address;
   std::vector<Tensor> tensors;  // sorted by name
   std::uint64_t total_bytes = 0;
+  bool is_gguf = false;
+
+  Result<void> finish();  // once files and tensors are there
 };
 
+Result<void> Checkpoint::State::finish() {
+  for (const MappedFile& file : files) by_address.push_back(&file);
+  std::ranges::sort(by_address, std::less<>{},
+                    [](const MappedFile* file) { return file->bytes().data(); });
+  for (const Tensor& tensor : tensors) total_bytes += tensor.bytes.size();
+  std::ranges::sort(tensors, {}, &Tensor::name);
+  const auto twice = std::ranges::adjacent_find(tensors, {}, &Tensor::name);
+  if (twice == tensors.end()) return {};
+  return corrupt((twice + 1)->file->path().filename().string() + ": " +
+                 printable(twice->name_in_file()) + ": also in " +
+                 twice->file->path().filename().string());
+}
+
 Result<Checkpoint> Checkpoint::open(const std::filesystem::path& dir) {
-  const ShardIndex index = TRY(read_index(dir));
   auto state = std::make_unique<State>();
+  if (const auto paths = TRY(find_gguf(dir))) {
+    Gguf gguf = TRY(Gguf::open(*paths));
+    state->is_gguf = true;
+    state->tensors.assign(gguf.tensors().begin(), gguf.tensors().end());
+    for (Tensor& tensor : state->tensors) {
+      tensor.stored_name = tensor.name;
+      tensor.name = name_from_gguf(tensor.stored_name);
+    }
+    state->files = std::move(gguf).take_files();
+    TRY(state->finish());
+    return Checkpoint(std::move(state));
+  }
+  const ShardIndex index = TRY(read_index(dir));
   state->files.reserve(index.shards.size());
   for (const std::string& name : index.shards) {
     state->files.push_back(TRY(MappedFile::open(dir / name)));
@@ -90,19 +118,10 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& dir) {
     }
     for (Tensor& tensor : tensors) {
       tensor.file = &file;
-      state->total_bytes += tensor.bytes.size();
       state->tensors.push_back(std::move(tensor));
     }
   }
-  for (const MappedFile& file : state->files) state->by_address.push_back(&file);
-  std::ranges::sort(state->by_address, std::less<>{},
-                    [](const MappedFile* file) { return file->bytes().data(); });
-  std::ranges::sort(state->tensors, {}, &Tensor::name);
-  const auto twice = std::ranges::adjacent_find(state->tensors, {}, &Tensor::name);
-  if (twice != state->tensors.end()) {
-    return corrupt((twice + 1)->file->path().filename().string() + ": " + printable(twice->name) +
-                   ": also in " + twice->file->path().filename().string());
-  }
+  TRY(state->finish());
   if (!index.entries.empty()) TRY(check_index(index, state->tensors, state->files));
   return Checkpoint(std::move(state));
 }
@@ -119,6 +138,8 @@ const Tensor* Checkpoint::find(std::string_view name) const {
 std::span<const Tensor> Checkpoint::tensors() const { return state_->tensors; }
 
 std::uint64_t Checkpoint::total_bytes() const { return state_->total_bytes; }
+
+bool Checkpoint::is_gguf() const { return state_->is_gguf; }
 
 void Checkpoint::drop(std::span<const std::byte> bytes) const {
   if (bytes.empty()) return;

@@ -10,10 +10,11 @@ struct DTypeRow {
   DType dtype;
   std::string_view name;
   std::size_t size_bytes;
+  std::size_t inputs = 1;  // that share it
 };
 
 // In the order of the enumerators, so that a DType is an index.
-constexpr std::array<DTypeRow, 16> kRows = {{
+constexpr std::array<DTypeRow, 27> kRows = {{
     {DType::kF64, "F64", 8},
     {DType::kF32, "F32", 4},
     {DType::kF16, "F16", 2},
@@ -30,6 +31,17 @@ constexpr std::array<DTypeRow, 16> kRows = {{
     {DType::kF8E4M3, "F8_E4M3", 1},
     {DType::kF8E5M2, "F8_E5M2", 1},
     {DType::kF8E8M0, "F8_E8M0", 1},
+    {DType::kQ4_0, "Q4_0", 18, 32},
+    {DType::kQ4_1, "Q4_1", 20, 32},
+    {DType::kQ5_0, "Q5_0", 22, 32},
+    {DType::kQ5_1, "Q5_1", 24, 32},
+    {DType::kQ8_0, "Q8_0", 34, 32},
+    {DType::kQ4K, "Q4_K", 144, 256},
+    {DType::kQ5K, "Q5_K", 176, 256},
+    {DType::kQ6K, "Q6_K", 210, 256},
+    {DType::kIq4Nl, "IQ4_NL", 18, 32},
+    {DType::kIq4Xs, "IQ4_XS", 136, 256},
+    {DType::kGgufMxfp4, "MXFP4", 17, 32},
 }};
 
 const DTypeRow& row_of(DType dtype) {
@@ -44,9 +56,11 @@ std::string_view name(DType dtype) { return row_of(dtype).name; }
 
 std::size_t size_bytes(DType dtype) { return row_of(dtype).size_bytes; }
 
+std::size_t block_inputs(DType dtype) { return row_of(dtype).inputs; }
+
 std::optional<DType> parse_dtype(std::string_view text) {
   const auto row = std::ranges::find(kRows, text, &DTypeRow::name);
-  if (row == kRows.end()) return std::nullopt;
+  if (row == kRows.end() || row->inputs > 1) return std::nullopt;
   return row->dtype;
 }
 

@@ -11,6 +11,10 @@
 //   fast:  int8 and int4 weights meet activations rounded to int8 in groups of 32 inputs:
 //          acc = fma(float(int32 dot of the group), s_w * s_a, acc), groups in ascending order;
 //          mxfp4 weights likewise, as twice their value, which is whole, times half their scale.
+//          int4_affine and int8_affine: w = fma(scale, u, offset), u a whole number from 0 on;
+//          acc = fma(float(int32 dot of u), s_w * s_a, acc), then
+//          acc = fma(float(sum of the activations), o_w * s_a, acc).
+//          int8_halves: w = scale * (u - 32), a scale for each 16 inputs; like int8, half by half.
 //          bf16, f16 and f32 weights: acc = fma(w, x, acc) in ascending order.
 //          fp8: per block of 128 inputs sum = fma(w, x, sum) from 0; acc = fma(sum, scale, acc).
 // Every instruction set gives the bits of the scalar code: lanes are rows, so that no sum is ever
@@ -42,7 +46,35 @@ enum class SourceFormat : std::uint8_t {
   kFp8Block,   // e4m3 bytes; scales F32 [ceil(rows/128), ceil(cols/128)], multiplied
   kInt4Group,  // compressed-tensors pack-quantized; scales BF16 [rows, cols/32]
   kMxfp4,      // E2M1, two a byte, the even input low; scales E8M0 [rows, cols/32], multiplied
+  // Blocks of GGUF, scales within: docs/models.md 5.6. Of 32 inputs, ...
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kIq4Nl,
+  kGgufMxfp4,
+  // ... and of 256.
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kIq4Xs,
+  // MLX affine, 2 to 4 and 5 to 8 bits: codes as streams of bits, lowest first; `scales` and
+  // `offsets` [rows, cols/group], w = scale * code + offset. docs/models.md 5.3
+  kMlx4,
+  kMlx8,
+  // compressed-tensors pack-quantized of 4 and 8 bits, other than kInt4Group; `scales` as above,
+  // `offsets` empty or the zero points, packed down the rows. docs/models.md 5.1
+  kPacked4,
+  kPacked8,
+  // The two halves of kv_b as files that split it have them: `heads`.
+  kHeads,
 };
+inline constexpr auto kLastSourceFormat = SourceFormat::kHeads;
+
+enum class ScaleType : std::uint8_t { kBF16, kF16, kF32 };
+
+struct HeadMatrices;
 
 // A matrix [rows, cols], row-major, y = W x: rows are outputs, cols are inputs. Not aligned.
 struct SourceMatrix {
@@ -54,7 +86,26 @@ struct SourceMatrix {
   // Rows of the file from one row to the next: 2 where gate and up take turns. `weights` and
   // `scales` begin with the first row and end with the last. Only kMxfp4 has another than 1.
   std::size_t row_step = 1;
+  // kMlx*, kPacked* alone:
+  std::span<const std::byte> offsets = {};
+  std::size_t group = 0;  // inputs that share a scale: a multiple of 32
+  unsigned bits = 0;      // of a code
+  ScaleType scale_type = ScaleType::kBF16;
+  // kHeads alone; `weights` is then empty.
+  const HeadMatrices* heads = nullptr;
 };
+
+// Row h * (nope + v) + i is, below nope, column i of W_uk's head h, then row i - nope of its W_uv.
+struct HeadMatrices {
+  std::size_t nope = 0;
+  SourceMatrix key_up;    // [heads * cols, nope]: W_uk, transposed head by head
+  SourceMatrix value_up;  // [heads * v, cols]
+};
+
+// Whether every group of 32 inputs is in whole numbers times a scale (and an offset).
+bool is_block_format(SourceFormat format);
+// Bytes of one row of `weights`; 0 for kHeads.
+std::size_t source_row_bytes(const SourceMatrix& source);
 
 // out[c] = W[row, col_begin + c], exactly.
 void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col_begin,
@@ -62,7 +113,19 @@ void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col
 
 // ---- Weights as kept ------------------------------------------------------------------------
 
-enum class PackedFormat : std::uint8_t { kF32, kF16, kBF16, kFp8, kInt8, kInt4, kMxfp4 };
+enum class PackedFormat : std::uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kFp8,
+  kInt8,
+  kInt4,
+  kMxfp4,
+  kInt4Affine,  // a float32 scale and offset for each 32 inputs of a row
+  kInt8Affine,
+  kInt8Halves,  // a float32 scale for each 16
+};
+inline constexpr auto kLastPackedFormat = PackedFormat::kInt8Halves;
 
 std::string_view name(PackedFormat format);
 
@@ -84,7 +147,7 @@ struct PackedMatrix {
   std::size_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
 };
 
-// The format that keeps the file's bytes: INT4 -> kInt4, FP8 -> kFp8, ...
+// The format that keeps the file's values: INT4 -> kInt4, FP8 -> kFp8, Q4_K -> kInt4Affine, ...
 PackedFormat native_format(SourceFormat format);
 std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block_offset);
 std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols,
@@ -92,10 +155,12 @@ std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols
 
 // Packs panel `panel` of the sub-matrix rows x cols of `source`. `out` is that panel's bytes.
 // int8 from anything else: symmetric, scale = bf16(absmax / 127) rounded up, q = rne(w / scale).
-// int4 from INT4 sources keeps their bytes, whole groups alone and never transposed; from anything
+// int4 from INT4 sources keeps their bytes, and so do mxfp4 and the affine formats, whole groups
+// alone and never transposed (`keeps_groups`); int4 from anything
 // else q = rne(w / scale) in [-8, 7], with the bf16 scale, of a few, of least squared error. With
 // `transposed`, packs the transpose of that sub-matrix: its panels run over `cols`, and groups run
 // along `rows`.
+bool keeps_groups(SourceFormat source, PackedFormat format);
 void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transposed,
                 PackedFormat format, std::size_t panel, std::span<std::byte> out);
 

@@ -21,7 +21,18 @@ struct TestMatrix {
   SourceFormat format;
   std::size_t rows, cols;
   std::vector<std::byte> weights, scales;
-  SourceMatrix view() const { return {format, rows, cols, weights, scales}; }
+  std::vector<std::byte> offsets = {};  // kMlx*, kPacked*
+  SourceMatrix view() const {
+    SourceMatrix m{format, rows, cols, weights, scales};
+    if (!has_stream(format)) return m;
+    m.offsets = offsets;
+    m.group = 32;
+    m.bits = format == SourceFormat::kMlx4 || format == SourceFormat::kPacked4 ? 4 : 8;
+    return m;
+  }
+  static bool has_stream(SourceFormat f) {
+    return f >= SourceFormat::kMlx4 && f <= SourceFormat::kPacked8;
+  }
 };
 
 template <class T>
@@ -40,6 +51,67 @@ float normal(SplitMix& rng) {
 // f16 bits of a small normal number.
 std::uint16_t random_f16(SplitMix& rng) {
   return static_cast<std::uint16_t>((rng.next() & 0x83ffu) | ((12 + rng.next() % 4) << 10));
+}
+
+// Where a block of GGUF has its float16 scales.
+struct BlockPlan {
+  std::size_t inputs, bytes, first, n_scales;
+};
+BlockPlan block_plan(SourceFormat format) {
+  using enum SourceFormat;
+  switch (format) {
+    case kQ4_0:
+    case kIq4Nl:
+      return {32, 18, 0, 1};
+    case kQ4_1:
+      return {32, 20, 0, 2};
+    case kQ5_0:
+      return {32, 22, 0, 1};
+    case kQ5_1:
+      return {32, 24, 0, 2};
+    case kQ8_0:
+      return {32, 34, 0, 1};
+    case kQ4K:
+      return {256, 144, 0, 2};
+    case kQ5K:
+      return {256, 176, 0, 2};
+    case kQ6K:
+      return {256, 210, 208, 1};
+    case kIq4Xs:
+      return {256, 136, 0, 1};
+    default:
+      return {32, 17, 0, 0};  // kGgufMxfp4
+  }
+}
+
+void fill_blocks(TestMatrix& m, SplitMix& rng) {
+  const BlockPlan plan = block_plan(m.format);
+  for (std::size_t block = 0; block < m.rows * m.cols / plan.inputs; ++block) {
+    std::vector<std::byte> bytes;
+    for (std::size_t i = 0; i < plan.bytes; ++i)
+      append(bytes, static_cast<std::uint8_t>(rng.next()));
+    for (std::size_t i = 0; i < plan.n_scales; ++i) {
+      const std::uint16_t bits = random_f16(rng);
+      std::memcpy(bytes.data() + plan.first + 2 * i, &bits, 2);
+    }
+    if (plan.n_scales == 0) bytes[0] = static_cast<std::byte>(118 + rng.next() % 8);
+    m.weights.insert(m.weights.end(), bytes.begin(), bytes.end());
+  }
+}
+
+void fill_stream(TestMatrix& m, SplitMix& rng) {
+  const std::size_t groups = m.rows * m.cols / 32;
+  const bool mlx = m.format == SourceFormat::kMlx4 || m.format == SourceFormat::kMlx8;
+  for (std::size_t i = 0; i < m.rows * m.cols * m.view().bits / 8; ++i)
+    append(m.weights, static_cast<std::uint8_t>(rng.next()));
+  for (std::size_t i = 0; i < groups; ++i) append(m.scales, float_to_bf16(normal(rng)));
+  if (mlx) {
+    for (std::size_t i = 0; i < groups; ++i) append(m.offsets, float_to_bf16(normal(rng)));
+    return;
+  }
+  const std::size_t per_word = 32 / m.view().bits;
+  for (std::size_t i = 0; i < (m.rows + per_word - 1) / per_word * (m.cols / 32); ++i)
+    append(m.offsets, static_cast<std::uint32_t>(rng.next()));
 }
 
 TestMatrix make_matrix(SourceFormat format, std::size_t rows, std::size_t cols,
@@ -80,6 +152,17 @@ TestMatrix make_matrix(SourceFormat format, std::size_t rows, std::size_t cols,
         append(m.scales, float_to_bf16(static_cast<float>(0.01 + 0.1 * rng.uniform())));
       }
       break;
+    case SourceFormat::kMlx4:
+    case SourceFormat::kMlx8:
+    case SourceFormat::kPacked4:
+    case SourceFormat::kPacked8:
+      fill_stream(m, rng);
+      break;
+    case SourceFormat::kHeads:
+      ADD_FAILURE() << "made of two others";
+      break;
+    default:
+      fill_blocks(m, rng);
   }
   return m;
 }
@@ -148,15 +231,15 @@ struct Case {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  const SourceFormat sources[] = {SourceFormat::kF32,       SourceFormat::kF16,
-                                  SourceFormat::kBF16,      SourceFormat::kFp8Block,
-                                  SourceFormat::kInt4Group, SourceFormat::kMxfp4};
-  for (const SourceFormat source : sources) {
+  for (auto f = SourceFormat::kF32; f < SourceFormat::kHeads;
+       f = static_cast<SourceFormat>(static_cast<int>(f) + 1)) {
+    const bool large_blocks = f >= SourceFormat::kQ4K && f <= SourceFormat::kIq4Xs;
     for (const std::size_t rows : {16u, 80u, 150u}) {
       for (const std::size_t cols : {32u, 96u, 288u}) {
-        cases.push_back({source, native_format(source), rows, cols});
-        if (source == SourceFormat::kInt4Group || source == SourceFormat::kMxfp4) continue;
-        cases.push_back({source, PackedFormat::kInt8, rows, cols});
+        const std::size_t whole = large_blocks ? (cols + 255) / 256 * 256 : cols;
+        cases.push_back({f, native_format(f), rows, whole});
+        if (is_integer(native_format(f))) continue;
+        cases.push_back({f, PackedFormat::kInt8, rows, cols});
       }
     }
   }
@@ -354,8 +437,52 @@ TEST(Gemm, ScalarFastIsCloseToExact) {
   EXPECT_LT(std::sqrt(error / size), 0.01);
 }
 
+// What an affine format stores of a row: the numbers, and two floats a group.
+struct AffineGroup {
+  float first = 0.0f, second = 0.0f;
+  std::int32_t u[kGroup] = {};
+};
+AffineGroup affine_group(const PackedMatrix& w, std::size_t row, std::size_t group) {
+  const bool nibbles = w.format == PackedFormat::kInt4Affine;
+  const std::byte* base = w.data.data() + row / kPanelRows * panel_bytes(w.format, w.cols, 0) +
+                          group * (128 + (nibbles ? 256 : 512));
+  const std::size_t lane = row % kPanelRows;
+  AffineGroup out;
+  std::memcpy(&out.first, base + lane * 4, 4);
+  std::memcpy(&out.second, base + 64 + lane * 4, 4);
+  for (std::size_t k = 0; k < kGroup; ++k) {
+    const std::size_t at = nibbles ? k % 16 : k;
+    const auto byte = std::to_integer<int>(base[128 + at / 4 * 64 + lane * 4 + at % 4]);
+    out.u[k] = !nibbles ? byte : k < 16 ? byte & 15 : byte >> 4;
+  }
+  return out;
+}
+
+// The fast specification of kernels.h for the affine formats.
+float affine_fast_row(const PackedMatrix& w, std::size_t row, const TestActivations& x) {
+  float acc = 0.0f;
+  for (std::size_t g = 0; g < groups(w.cols); ++g) {
+    const AffineGroup group = affine_group(w, row, g);
+    std::int32_t dots[2] = {}, sums[2] = {};
+    for (std::size_t k = 0; k < kGroup; ++k) {
+      dots[k / 16] += group.u[k] * x.q[g * kGroup + k];
+      sums[k / 16] += x.q[g * kGroup + k];
+    }
+    const float s_a = x.scale[g];
+    if (w.format == PackedFormat::kInt8Halves) {
+      acc = std::fma(static_cast<float>(dots[0] - 32 * sums[0]), group.first * s_a, acc);
+      acc = std::fma(static_cast<float>(dots[1] - 32 * sums[1]), group.second * s_a, acc);
+      continue;
+    }
+    acc = std::fma(static_cast<float>(dots[0] + dots[1]), group.first * s_a, acc);
+    acc = std::fma(static_cast<float>(sums[0] + sums[1]), group.second * s_a, acc);
+  }
+  return acc;
+}
+
 // The fast specification of kernels.h as plain loops over one row, from the packed values.
 float fast_row(const PackedMatrix& w, std::size_t row, const TestActivations& x) {
+  if (w.format >= PackedFormat::kInt4Affine) return affine_fast_row(w, row, x);
   std::vector<float> values(w.cols);
   unpack_row(w, row, values);
   float acc = 0.0f;

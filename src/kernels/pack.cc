@@ -7,83 +7,10 @@
 #include "base/number_formats.h"
 #include "kernels/kernels.h"
 #include "kernels/panel_layout.h"
+#include "kernels/source_values.h"
 
 namespace conclave::kernels {
 namespace {
-
-template <class T>
-T load_at(std::span<const std::byte> bytes, std::size_t index) {
-  T value;
-  std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof value);
-  return value;
-}
-
-std::size_t element_bytes(SourceFormat format) {
-  switch (format) {
-    case SourceFormat::kF32:
-      return 4;
-    case SourceFormat::kF16:
-    case SourceFormat::kBF16:
-      return 2;
-    case SourceFormat::kFp8Block:
-      return 1;
-    case SourceFormat::kInt4Group:
-    case SourceFormat::kMxfp4:
-      return 0;  // half a byte; have their own path
-  }
-  return 0;
-}
-
-float fp8_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const std::size_t blocks = (m.cols + kFp8BlockSize - 1) / kFp8BlockSize;
-  return load_at<float>(m.scales, row / kFp8BlockSize * blocks + col / kFp8BlockSize);
-}
-
-float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const auto byte = std::to_integer<unsigned>(m.weights[row * (m.cols / 2) + col / 2]);
-  const unsigned nibble = col % 2 == 0 ? byte & 15u : byte >> 4;
-  const std::size_t scale = row * (m.cols / kGroup) + col / kGroup;
-  return static_cast<float>(static_cast<int>(nibble) - 8) *
-         bf16_to_float(load_at<std::uint16_t>(m.scales, scale));
-}
-
-unsigned mxfp4_code(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const std::size_t at = row * m.row_step * (m.cols / 2) + col / 2;
-  const auto byte = std::to_integer<unsigned>(m.weights[at]);
-  return col % 2 == 0 ? byte & 15u : byte >> 4;
-}
-
-// Half of the scale, 2^(e - 128), as bf16: its exponent field, or a subnormal.
-std::uint16_t mxfp4_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const std::size_t at = row * m.row_step * (m.cols / kGroup) + col / kGroup;
-  const auto exponent = std::to_integer<unsigned>(m.scales[at]);
-  if (exponent >= 2) return static_cast<std::uint16_t>((exponent - 1) << 7);
-  return exponent == 1 ? 0x40u : 0x20u;  // 2^-127 and 2^-128
-}
-
-float mxfp4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const int twice = int{kMxfp4Table[mxfp4_code(m, row, col)]} - kMxfp4Offset;
-  return static_cast<float>(twice) * bf16_to_float(mxfp4_scale(m, row, col));
-}
-
-float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const std::size_t index = row * m.cols + col;
-  switch (m.format) {
-    case SourceFormat::kF32:
-      return load_at<float>(m.weights, index);
-    case SourceFormat::kF16:
-      return f16_to_float(load_at<std::uint16_t>(m.weights, index));
-    case SourceFormat::kBF16:
-      return bf16_to_float(load_at<std::uint16_t>(m.weights, index));
-    case SourceFormat::kFp8Block:
-      return e4m3_to_float(load_at<std::uint8_t>(m.weights, index)) * fp8_scale(m, row, col);
-    case SourceFormat::kInt4Group:
-      return int4_value(m, row, col);
-    case SourceFormat::kMxfp4:
-      return mxfp4_value(m, row, col);
-  }
-  return 0.0f;
-}
 
 // The part of a source that one panel holds, seen as up to 16 rows x `cols` inputs.
 struct PanelSource {
@@ -100,8 +27,12 @@ struct PanelSource {
   std::size_t source_col(std::size_t r, std::size_t c) const {
     return transposed ? row + r : col + c;
   }
-  float value(std::size_t r, std::size_t c) const {
-    return value_at(matrix, source_row(r, c), source_col(r, c));
+  // Inputs of lane `r` from `c` on.
+  void values(std::size_t r, std::size_t c, std::span<float> out) const {
+    if (!transposed) return dequantize_row(matrix, row + r, col + c, out);
+    for (std::size_t k = 0; k < out.size(); ++k) {
+      out[k] = value_at(matrix, source_row(r, c + k), source_col(r, c + k));
+    }
   }
 };
 
@@ -120,10 +51,15 @@ void pack_plain(const PanelSource& s, std::size_t element, std::span<std::byte> 
 }
 
 void pack_f32(const PanelSource& s, std::span<std::byte> out) {
-  for (std::size_t r = 0; r < s.rows; ++r) {
-    for (std::size_t c = 0; c < s.cols; ++c) {
-      const float value = s.value(r, c);
-      std::memcpy(out.data() + (c * kPanelRows + r) * sizeof value, &value, sizeof value);
+  for (std::size_t begin = 0; begin < s.cols; begin += kGroup) {
+    float values[kGroup];
+    const std::size_t n = std::min(kGroup, s.cols - begin);
+    for (std::size_t r = 0; r < s.rows; ++r) {
+      s.values(r, begin, std::span(values).first(n));
+      for (std::size_t k = 0; k < n; ++k) {
+        std::memcpy(out.data() + ((begin + k) * kPanelRows + r) * sizeof(float), values + k,
+                    sizeof(float));
+      }
     }
   }
 }
@@ -159,11 +95,9 @@ void pack_int8_group(const PanelSource& s, std::size_t group, std::span<std::byt
   const std::size_t n = std::min(kGroup, s.cols - begin);
   for (std::size_t r = 0; r < s.rows; ++r) {
     float values[kGroup];
+    s.values(r, begin, std::span(values).first(n));
     float absmax = 0.0f;
-    for (std::size_t k = 0; k < n; ++k) {
-      values[k] = s.value(r, begin + k);
-      absmax = std::max(absmax, std::fabs(values[k]));
-    }
+    for (std::size_t k = 0; k < n; ++k) absmax = std::max(absmax, std::fabs(values[k]));
     const std::uint16_t bits = int8_scale(absmax);
     std::memcpy(out.data() + place.scales + r * 2, &bits, sizeof bits);
     const float scale = bf16_to_float(bits);
@@ -240,7 +174,7 @@ void pack_rounded_int4_group(const PanelSource& s, std::size_t group, std::span<
   const std::size_t n = std::min(kGroup, s.cols - begin);
   for (std::size_t r = 0; r < s.rows; ++r) {
     float values[kGroup] = {};
-    for (std::size_t k = 0; k < n; ++k) values[k] = s.value(r, begin + k);
+    s.values(r, begin, std::span(values).first(n));
     const Int4Values rounded = choose_int4(values);
     std::memcpy(out.data() + place.scales + r * 2, &rounded.scale, 2);
     for (std::size_t k = 0; k < kGroup / 2; ++k) {
@@ -279,7 +213,7 @@ void pack_mxfp4_group(const PanelSource& s, std::size_t group, std::span<std::by
   const IntGroupPlace place = int_group_place(group, kInt4GroupBytes);
   const std::size_t col = s.col + group * kGroup;
   for (std::size_t r = 0; r < s.rows; ++r) {
-    const std::uint16_t scale = mxfp4_scale(s.matrix, s.row + r, col);
+    const std::uint16_t scale = mxfp4_half_scale(s.matrix, s.row + r, col);
     std::memcpy(out.data() + place.scales + r * 2, &scale, 2);
     for (std::size_t k = 0; k < kGroup / 2; ++k) {
       const unsigned low = mxfp4_code(s.matrix, s.row + r, col + k);
@@ -289,12 +223,40 @@ void pack_mxfp4_group(const PanelSource& s, std::size_t group, std::span<std::by
   }
 }
 
+void put_f32(std::span<std::byte> out, std::size_t offset, float value) {
+  std::memcpy(out.data() + offset, &value, sizeof value);
+}
+
+// Both halves of a group have the same scale and offset, but for int8_halves.
+void pack_affine_group(const PanelSource& s, PackedFormat format, std::size_t group,
+                       std::span<std::byte> out) {
+  const std::size_t bytes = int_group_bytes(format);
+  const IntGroupPlace place = affine_group_place(group, bytes);
+  const std::span<std::byte> weights = out.subspan(place.weights, bytes);
+  const std::size_t first = (s.col + group * kGroup) / kUnit;
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    const Unit low = read_unit(s.matrix, s.row + r, first);
+    const Unit high = read_unit(s.matrix, s.row + r, first + 1);
+    const bool halves = format == PackedFormat::kInt8Halves;
+    put_f32(out, place.scales + r * 4, low.scale);
+    put_f32(out, place.scales + 64 + r * 4, halves ? high.scale : low.folded_offset());
+    for (std::size_t k = 0; k < kUnit; ++k) {
+      if (bytes == kInt4GroupBytes) {
+        put_nibbles(weights, r, k, low.codes[k], high.codes[k]);
+        continue;
+      }
+      weights[k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low.codes[k]);
+      weights[(k / 4 + 4) * 64 + r * 4 + k % 4] = static_cast<std::byte>(high.codes[k]);
+    }
+  }
+}
+
 // Rows beyond the matrix hold true zero: 128 and 8 stand for it in the integer formats.
 void fill_padding(PackedFormat format, std::size_t n_groups, std::span<std::byte> out) {
   std::memset(out.data(), 0, out.size());
   if (format != PackedFormat::kInt8 && format != PackedFormat::kInt4) return;
   const bool int8 = format == PackedFormat::kInt8;
-  const std::size_t bytes = int8 ? kInt8GroupBytes : kInt4GroupBytes;
+  const std::size_t bytes = int_group_bytes(format);
   for (std::size_t g = 0; g < n_groups; ++g) {
     std::memset(out.data() + int_group_place(g, bytes).weights, int8 ? 0x80 : 0x88, bytes);
   }
@@ -318,6 +280,12 @@ std::string_view name(PackedFormat format) {
       return "int4";
     case PackedFormat::kMxfp4:
       return "mxfp4";
+    case PackedFormat::kInt4Affine:
+      return "int4-affine";
+    case PackedFormat::kInt8Affine:
+      return "int8-affine";
+    case PackedFormat::kInt8Halves:
+      return "int8-halves";
   }
   return "?";
 }
@@ -335,15 +303,33 @@ PackedFormat native_format(SourceFormat format) {
     case SourceFormat::kInt4Group:
       return PackedFormat::kInt4;
     case SourceFormat::kMxfp4:
+    case SourceFormat::kGgufMxfp4:
       return PackedFormat::kMxfp4;
+    case SourceFormat::kQ4_0:
+    case SourceFormat::kQ4_1:
+    case SourceFormat::kQ4K:
+    case SourceFormat::kMlx4:
+    case SourceFormat::kPacked4:
+      return PackedFormat::kInt4Affine;
+    case SourceFormat::kQ5_0:
+    case SourceFormat::kQ5_1:
+    case SourceFormat::kQ8_0:
+    case SourceFormat::kIq4Nl:
+    case SourceFormat::kQ5K:
+    case SourceFormat::kIq4Xs:
+    case SourceFormat::kMlx8:
+    case SourceFormat::kPacked8:
+      return PackedFormat::kInt8Affine;
+    case SourceFormat::kQ6K:
+      return PackedFormat::kInt8Halves;
+    case SourceFormat::kHeads:
+      return PackedFormat::kF32;
   }
   return PackedFormat::kF32;
 }
 
-void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col_begin,
-                    std::span<float> out) {
-  CHECK(row < source.rows && col_begin + out.size() <= source.cols);
-  for (std::size_t c = 0; c < out.size(); ++c) out[c] = value_at(source, row, col_begin + c);
+bool keeps_groups(SourceFormat source, PackedFormat format) {
+  return is_block_format(source) && format == native_format(source);
 }
 
 std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block_offset) {
@@ -364,6 +350,10 @@ std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block
     case PackedFormat::kInt4:
     case PackedFormat::kMxfp4:
       return n_groups * kInt4GroupBytes + scale_lines;
+    case PackedFormat::kInt4Affine:
+    case PackedFormat::kInt8Affine:
+    case PackedFormat::kInt8Halves:
+      return n_groups * (kAffineScaleBytes + int_group_bytes(format));
   }
   return 0;
 }
@@ -387,6 +377,9 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
   const std::size_t block_offset = format == PackedFormat::kFp8 ? inputs.begin % kFp8BlockSize : 0;
   CHECK(out.size() == panel_bytes(format, s.cols, block_offset));
   const std::size_t n_groups = groups(s.cols);
+  if (keeps_groups(source.format, format)) {
+    CHECK(!transposed && s.col % kGroup == 0 && s.cols % kGroup == 0);
+  }
   fill_padding(format, n_groups, out);
   switch (format) {
     case PackedFormat::kF32:
@@ -394,7 +387,7 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
     case PackedFormat::kF16:
     case PackedFormat::kBF16:
       CHECK(native_format(source.format) == format);
-      return pack_plain(s, element_bytes(source.format), out);
+      return pack_plain(s, 2, out);
     case PackedFormat::kFp8:
       CHECK(source.format == SourceFormat::kFp8Block);
       return pack_fp8(s, block_offset, out);
@@ -406,14 +399,17 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
         for (std::size_t g = 0; g < n_groups; ++g) pack_rounded_int4_group(s, g, out);
         return;
       }
-      CHECK(!transposed);
-      CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
       for (std::size_t g = 0; g < n_groups; ++g) pack_int4_group(s, g, out);
       return;
     case PackedFormat::kMxfp4:
-      CHECK(source.format == SourceFormat::kMxfp4 && !transposed);
-      CHECK(s.col % kGroup == 0 && s.cols % kGroup == 0);
+      CHECK(native_format(source.format) == format);
       for (std::size_t g = 0; g < n_groups; ++g) pack_mxfp4_group(s, g, out);
+      return;
+    case PackedFormat::kInt4Affine:
+    case PackedFormat::kInt8Affine:
+    case PackedFormat::kInt8Halves:
+      CHECK(native_format(source.format) == format);
+      for (std::size_t g = 0; g < n_groups; ++g) pack_affine_group(s, format, g, out);
       return;
   }
 }

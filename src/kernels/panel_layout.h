@@ -8,7 +8,11 @@
 //          word i is input 4 * i + j, plus 128. This is the operand of VNNI and of an AMX tile.
 //   int4:  the same, but words i and i + 4 share 64 bytes as low and high nibbles, plus 8.
 //   mxfp4: as int4, nibbles being E2M1 codes and scales half of the file's.
-//   The odd last group of a row still has a 64-byte line of scales; padding weights are zero.
+//   int4_affine, int8_affine, int8_halves: for each group of 32 inputs 16 float32 scales, then 16
+//          offsets (of halves the scales of the second 16 inputs), then weights as above, plain
+//          whole numbers from 0 on.
+//   The odd last group of a row of int8, int4, mxfp4 still has a 64-byte line of scales; padding
+//   weights are zero.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +35,10 @@ inline std::size_t fp8_block_end(std::size_t col, std::size_t block_offset, std:
   return end < cols ? end : cols;
 }
 
+inline constexpr std::size_t kAffineScaleBytes = 128;  // 16 float32, twice
+
+constexpr bool is_affine(PackedFormat format) { return format >= PackedFormat::kInt4Affine; }
+
 struct IntGroupPlace {
   std::size_t weights;  // byte offset in the panel
   std::size_t scales;
@@ -42,30 +50,45 @@ inline IntGroupPlace int_group_place(std::size_t group, std::size_t group_bytes)
   return {pair_base + kScaleLineBytes + second * group_bytes, pair_base + second * 32};
 }
 
+// Of a group's weights.
 constexpr std::size_t int_group_bytes(PackedFormat format) {
-  return format == PackedFormat::kInt8 ? kInt8GroupBytes : kInt4GroupBytes;
+  const bool nibbles = format == PackedFormat::kInt4 || format == PackedFormat::kMxfp4 ||
+                       format == PackedFormat::kInt4Affine;
+  return nibbles ? kInt4GroupBytes : kInt8GroupBytes;
 }
+
+inline IntGroupPlace affine_group_place(std::size_t group, std::size_t group_bytes) {
+  const std::size_t base = group * (kAffineScaleBytes + group_bytes);
+  return {base + kAffineScaleBytes, base};
+}
+
+inline constexpr std::int32_t kHalvesOffset = 32;  // stored minus true value
 
 // Twice the value of each E2M1 code, plus 12: unsigned, as a table for byte shuffles.
 inline constexpr std::int32_t kMxfp4Offset = 12;
 alignas(16) inline constexpr std::uint8_t kMxfp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24,
                                                              12, 11, 10, 9,  8,  6,  4,  0};
 
-// Column `k` (0..31) of a group as 16 integers, in float.
+// Column `k` (0..31) of a group as 16 integers, in float: true values, but of the affine formats
+// the numbers stored.
 inline void int_group_column(const std::byte* weights, PackedFormat format, std::size_t k,
                              float* column) {
   const std::size_t word = k / 4;
   for (std::size_t row = 0; row < kPanelRows; ++row) {
-    if (format == PackedFormat::kInt8) {
+    if (int_group_bytes(format) == kInt8GroupBytes) {
       const auto byte = std::to_integer<int>(weights[word * 64 + row * 4 + k % 4]);
-      column[row] = static_cast<float>(byte - 128);
+      const int offset = format == PackedFormat::kInt8         ? 128
+                         : format == PackedFormat::kInt8Halves ? kHalvesOffset
+                                                               : 0;
+      column[row] = static_cast<float>(byte - offset);
       continue;
     }
     const auto byte = std::to_integer<unsigned>(weights[(word % 4) * 64 + row * 4 + k % 4]);
     const unsigned nibble = word < 4 ? byte & 15u : byte >> 4;
-    column[row] = format == PackedFormat::kInt4
-                      ? static_cast<float>(static_cast<int>(nibble) - 8)
-                      : static_cast<float>(static_cast<int>(kMxfp4Table[nibble]) - kMxfp4Offset);
+    const int offset = format == PackedFormat::kInt4 ? 8 : 0;
+    column[row] = format == PackedFormat::kMxfp4
+                      ? static_cast<float>(static_cast<int>(kMxfp4Table[nibble]) - kMxfp4Offset)
+                      : static_cast<float>(static_cast<int>(nibble) - offset);
   }
 }
 

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 
 #include "base/check.h"
@@ -33,9 +34,17 @@ float fp8_value(const std::byte* panel, std::size_t block_offset, std::size_t la
 
 float int_value(const std::byte* panel, PackedFormat format, std::size_t lane, std::size_t col) {
   const std::size_t group = col / kGroup;
-  const IntGroupPlace place = int_group_place(group, int_group_bytes(format));
+  const std::size_t bytes = int_group_bytes(format);
+  const IntGroupPlace place =
+      is_affine(format) ? affine_group_place(group, bytes) : int_group_place(group, bytes);
   float column[kPanelRows];
   int_group_column(panel + place.weights, format, col % kGroup, column);
+  if (is_affine(format)) {
+    const float first = load_f32(panel + place.scales + lane * 4);
+    const float second = load_f32(panel + place.scales + 64 + lane * 4);
+    if (format != PackedFormat::kInt8Halves) return std::fma(first, column[lane], second);
+    return column[lane] * (col % kGroup < kGroup / 2 ? first : second);
+  }
   return column[lane] * bf16_to_float(load_u16(panel + place.scales + lane * 2));
 }
 
@@ -64,6 +73,9 @@ void unpack_row(const PackedMatrix& m, std::size_t row, std::span<float> out) {
       case PackedFormat::kInt8:
       case PackedFormat::kInt4:
       case PackedFormat::kMxfp4:
+      case PackedFormat::kInt4Affine:
+      case PackedFormat::kInt8Affine:
+      case PackedFormat::kInt8Halves:
         out[c] = int_value(panel, m.format, lane, c);
         break;
     }

@@ -48,6 +48,107 @@ Error bad_value(std::string_view label, std::string_view suffix, std::size_t ind
                  "] is NaN or infinite, expected a finite number");
 }
 
+bool is_finite_at(std::span<const std::byte> bytes, std::size_t offset) {
+  std::uint16_t bits;
+  std::memcpy(&bits, bytes.data() + offset, sizeof bits);
+  return !kIsBadF16(bits);
+}
+
+// Where a block of GGUF has its float16 scales. docs/models.md 5.6
+struct BlockScales {
+  std::size_t inputs = 0;
+  std::size_t bytes = 0;
+  std::size_t first = 0;
+  bool two = false;  // the second follows the first
+};
+
+std::optional<BlockScales> block_scales(kernels::SourceFormat format) {
+  using enum kernels::SourceFormat;
+  switch (format) {
+    case kQ4_0:
+    case kIq4Nl:
+      return BlockScales{32, 18, 0, false};
+    case kQ4_1:
+      return BlockScales{32, 20, 0, true};
+    case kQ5_0:
+      return BlockScales{32, 22, 0, false};
+    case kQ5_1:
+      return BlockScales{32, 24, 0, true};
+    case kQ8_0:
+      return BlockScales{32, 34, 0, false};
+    case kQ4K:
+      return BlockScales{256, 144, 0, true};
+    case kQ5K:
+      return BlockScales{256, 176, 0, true};
+    case kQ6K:
+      return BlockScales{256, 210, 208, false};
+    case kIq4Xs:
+      return BlockScales{256, 136, 0, false};
+    default:
+      return std::nullopt;
+  }
+}
+
+Error bad_block(std::string_view label, std::size_t row, std::size_t block) {
+  return corrupt(std::string(label) + ": row " + std::to_string(row) + ", block " +
+                 std::to_string(block) +
+                 ": the scale is NaN or infinite, expected a finite number");
+}
+
+Result<void> check_blocks(const kernels::SourceMatrix& matrix, std::string_view label,
+                          std::size_t first_row) {
+  if (matrix.format == kernels::SourceFormat::kGgufMxfp4) {
+    constexpr std::size_t kBytes = 17;
+    for (std::size_t i = 0; i * kBytes < matrix.weights.size(); ++i) {
+      if (!kIsBadE8m0(load<std::uint8_t>(matrix.weights, i * kBytes))) continue;
+      const std::size_t width = matrix.cols / kernels::kGroup;
+      return bad_block(label, first_row + i / width, i % width);
+    }
+    return {};
+  }
+  const std::optional<BlockScales> scales = block_scales(matrix.format);
+  if (!scales) return {};
+  const std::size_t width = matrix.cols / scales->inputs;
+  for (std::size_t i = 0; i * scales->bytes < matrix.weights.size(); ++i) {
+    const std::size_t at = i * scales->bytes + scales->first;
+    if (is_finite_at(matrix.weights, at) &&
+        (!scales->two || is_finite_at(matrix.weights, at + 2))) {
+      continue;
+    }
+    return bad_block(label, first_row + i / width, i % width);
+  }
+  return {};
+}
+
+std::optional<std::size_t> first_bad_scale(std::span<const std::byte> scales,
+                                           kernels::ScaleType type) {
+  switch (type) {
+    case kernels::ScaleType::kBF16:
+      return first_bad<std::uint16_t>(scales, kIsBadBf16);
+    case kernels::ScaleType::kF16:
+      return first_bad<std::uint16_t>(scales, kIsBadF16);
+    case kernels::ScaleType::kF32:
+      return first_bad<std::uint32_t>(scales, kIsBadF32);
+  }
+  return std::nullopt;
+}
+
+// Scales and, of MLX, offsets of the same type.
+Result<void> check_stream_scales(const kernels::SourceMatrix& matrix, std::string_view label,
+                                 std::size_t first_row) {
+  const bool is_mlx = matrix.format == kernels::SourceFormat::kMlx4 ||
+                      matrix.format == kernels::SourceFormat::kMlx8;
+  const std::size_t width = matrix.cols / matrix.group;
+  if (const auto bad = first_bad_scale(matrix.scales, matrix.scale_type)) {
+    return bad_value(label, is_mlx ? ".scales" : ".weight_scale", *bad, width, first_row);
+  }
+  if (!is_mlx) return {};
+  if (const auto bad = first_bad_scale(matrix.offsets, matrix.scale_type)) {
+    return bad_value(label, ".biases", *bad, width, first_row);
+  }
+  return {};
+}
+
 }  // namespace
 
 std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix) {
@@ -58,12 +159,9 @@ std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix)
       return first_bad<std::uint16_t>(matrix.weights, kIsBadF16);
     case kernels::SourceFormat::kBF16:
       return first_bad<std::uint16_t>(matrix.weights, kIsBadBf16);
-    case kernels::SourceFormat::kFp8Block:
-    case kernels::SourceFormat::kInt4Group:
-    case kernels::SourceFormat::kMxfp4:
-      break;
+    default:
+      return std::nullopt;  // numbers with scales
   }
-  return std::nullopt;
 }
 
 Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label,
@@ -92,7 +190,8 @@ Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view 
       return bad_value(label, ".weight", *bad, matrix.cols, first_row);
     }
   }
-  return {};
+  if (matrix.group > 0) return check_stream_scales(matrix, label, first_row);
+  return check_blocks(matrix, label, first_row);
 }
 
 }  // namespace conclave::model

@@ -2,7 +2,9 @@
 #include <utility>
 
 #include "base/mapped_file.h"
+#include "formats/formats.h"
 #include "model/family.h"
+#include "model/gguf_config.h"
 #include "model/model.h"
 
 namespace conclave::model {
@@ -150,9 +152,22 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view label) 
   return TRY(parse_description(text, label)).config;
 }
 
-Result<ModelConfig> read_config(const std::filesystem::path& dir) {
-  const std::string text = TRY(read_text_file(dir / "config.json", kConfigBytesMax));
-  return parse_config(text, "config.json");
+Result<std::string> config_text(const std::filesystem::path& path) {
+  if (const auto files = TRY(formats::find_gguf(path))) {
+    return config_from_gguf(TRY(formats::Gguf::open(*files)));
+  }
+  return read_text_file(path / "config.json", kConfigBytesMax);
+}
+
+Result<Description> read_description(const std::filesystem::path& path) {
+  const auto files = TRY(formats::find_gguf(path));
+  if (!files) return parse_description(TRY(config_text(path)), "config.json");
+  const formats::Gguf gguf = TRY(formats::Gguf::open(*files));
+  return describe_gguf(gguf);
+}
+
+Result<ModelConfig> read_config(const std::filesystem::path& path) {
+  return TRY(read_description(path)).config;
 }
 
 }  // namespace conclave::model

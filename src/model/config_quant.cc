@@ -5,19 +5,27 @@ namespace {
 
 using nlohmann::json;
 
-// One entry of config_groups: 4 bits, symmetric, groups of 32, activations as they are.
-Result<void> check_int4_group(const Fields& group) {
+// One entry of config_groups: 4 or 8 bits, activations as they are. Sizes of groups and zero points
+// are read off the tensors.
+Result<void> check_int_group(const Fields& group) {
   for (const std::string_view field : {"input_activations", "output_activations"}) {
     if (group.find(field) != nullptr) return group.not_supported(field, "null");
   }
   TRY(group.expect_if_present("format", json("pack-quantized")));
   const std::optional<Fields> weights = TRY(group.object("weights"));
   if (!weights) return group.invalid("weights", "an object");
-  TRY(weights->expect("num_bits", 4));
+  const std::size_t bits = TRY(weights->count("num_bits", {1, 64}));
+  if (bits != 4 && bits != 8) return weights->not_supported("num_bits", "4 or 8");
   TRY(weights->expect_if_present("type", json("int")));
-  TRY(weights->expect("symmetric", true));
-  TRY(weights->expect_if_present("strategy", json("group")));
-  TRY(weights->expect("group_size", 32));
+  TRY(weights->flag("symmetric"));
+  const std::string strategy = TRY(weights->text_or("strategy", "group"));
+  if (strategy != "group" && strategy != "channel") {
+    return weights->not_supported("strategy", "\"group\" or \"channel\"");
+  }
+  if (strategy == "group") {
+    const std::size_t size = TRY(weights->count("group_size", {1, std::size_t{1} << 20}));
+    if (size % 32 != 0) return weights->not_supported("group_size", "a multiple of 32");
+  }
   TRY(weights->expect_if_present("dynamic", false));
   // Activation order would need weight_g_idx.
   return weights->expect_if_present("actorder", false);
@@ -40,7 +48,7 @@ Result<QuantMethod> read_compressed_tensors(const Fields& quant) {
   for (const auto& entry : groups->first().items()) {
     const std::optional<Fields> group = TRY(groups->object(entry.key()));
     if (!group) return groups->invalid(entry.key(), "an object");
-    TRY(check_int4_group(*group));
+    TRY(check_int_group(*group));
   }
   return QuantMethod::kInt4Group;
 }
@@ -53,9 +61,27 @@ Result<QuantMethod> read_fp8(const Fields& quant) {
   return QuantMethod::kFp8Block;
 }
 
+// MLX's, for all modules or one: bits and groups show in the tensors. docs/models.md 5.3
+Result<void> check_mlx_mode(const Fields& module) {
+  const std::string mode = TRY(module.text_or("mode", "affine"));
+  if (mode == "affine" || mode == "mxfp4") return {};
+  return module.not_supported("mode", "\"affine\" or \"mxfp4\"");
+}
+
+Result<QuantMethod> read_mlx(const Fields& quant) {
+  TRY(check_mlx_mode(quant));
+  for (const auto& entry : quant.first().items()) {
+    if (!entry.value().is_object()) continue;
+    const std::optional<Fields> module = TRY(quant.object(entry.key()));
+    TRY(check_mlx_mode(*module));
+  }
+  return QuantMethod::kMlx;
+}
+
 }  // namespace
 
 Result<QuantMethod> read_quantization(const Fields& owner) {
+  if (const std::optional<Fields> mlx = TRY(owner.object("quantization"))) return read_mlx(*mlx);
   const std::optional<Fields> quant = TRY(owner.object("quantization_config"));
   if (!quant) return QuantMethod::kNone;
   const std::string method = TRY(quant->text("quant_method"));

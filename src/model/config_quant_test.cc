@@ -22,20 +22,51 @@ TEST(ReadQuantization, KnownMethods) {
 
 TEST(ReadQuantization, OtherInt4VariantsAreNamed) {
   const std::vector<std::pair<const char*, json>> variants = {
-      {"num_bits", 8},     {"type", "float"}, {"symmetric", false},  {"strategy", "channel"},
-      {"group_size", 128}, {"dynamic", true}, {"actorder", "group"}, {"num_bits", nullptr},
+      {"num_bits", 3u},    {"type", "float"}, {"strategy", "tensor"},
+      {"group_size", 48u}, {"dynamic", true}, {"actorder", "group"},
   };
   for (const auto& [field, value] : variants) {
     json quant = int4_quantization();
     quant["config_groups"]["group_0"]["weights"][field] = value;
     const auto method = read(quant);
     ASSERT_FALSE(method) << field;
-    EXPECT_EQ(method.error().code, ErrorCode::kUnsupported);
+    EXPECT_EQ(method.error().code, ErrorCode::kUnsupported) << method.error().message;
     EXPECT_NE(method.error().message.find(
                   std::string("quantization_config.config_groups.group_0.weights.") + field),
               std::string::npos)
         << method.error().message;
   }
+}
+
+TEST(ReadQuantization, OtherSizesShowInTheTensors) {
+  const std::vector<std::pair<const char*, json>> variants = {
+      {"num_bits", 8u}, {"symmetric", false}, {"strategy", "channel"}, {"group_size", 128u}};
+  for (const auto& [field, value] : variants) {
+    json quant = int4_quantization();
+    quant["config_groups"]["group_0"]["weights"][field] = value;
+    EXPECT_EQ(*read(quant), QuantMethod::kInt4Group) << field;
+  }
+  for (const char* field : {"num_bits", "symmetric", "group_size"}) {
+    json quant = int4_quantization();
+    quant["config_groups"]["group_0"]["weights"].erase(field);
+    EXPECT_FALSE(read(quant)) << field;
+  }
+}
+
+TEST(ReadQuantization, MlxHasAModeAModule) {
+  const auto read_mlx = [](const json& quant) {
+    const json root = {{"quantization", quant}, {"quantization_config", quant}};
+    return read_quantization(Fields("config.json", root));
+  };
+  json quant = {{"group_size", 64}, {"bits", 4}, {"model.layers.0.mlp.gate", {{"bits", 8}}}};
+  EXPECT_EQ(*read_mlx(quant), QuantMethod::kMlx);
+  quant["mode"] = "mxfp4";
+  quant["lm_head"] = false;
+  EXPECT_EQ(*read_mlx(quant), QuantMethod::kMlx);
+  quant["model.layers.0.mlp.gate"]["mode"] = "nvfp4";
+  EXPECT_EQ(read_mlx(quant).error().message,
+            "config.json: quantization.model.layers.0.mlp.gate.mode: \"nvfp4\", expected "
+            "\"affine\" or \"mxfp4\"");
 }
 
 TEST(ReadQuantization, OtherLayoutsAreRefused) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -14,9 +15,10 @@ namespace conclave::model {
 
 enum class QuantMethod : std::uint8_t {
   kNone,
-  kInt4Group,  // compressed-tensors pack-quantized, groups of 32
+  kInt4Group,  // compressed-tensors pack-quantized, 4 or 8 bits
   kFp8Block,   // e4m3, blocks of 128 x 128
   kMxfp4,      // experts alone, as gpt-oss has them
+  kMlx,        // MLX's affine and mxfp4, each module as its tensors' shapes say
 };
 
 // What a family says about rotation beyond the fields themselves.
@@ -40,6 +42,8 @@ struct Description {
 };
 
 Result<Description> parse_description(std::string_view json, std::string_view label);
+// Of a folder or a GGUF file.
+Result<Description> read_description(const std::filesystem::path& path);
 
 // `rope_theta`, `rope_scaling`, `rope_parameters`: both generations of transformers.
 Result<RopeConfig> read_rope(const Fields& fields, const RopeDefaults& defaults = {});

@@ -112,8 +112,11 @@ struct ModelConfig {
   std::size_t shared_intermediate_size() const { return n_shared_experts * moe_intermediate_size; }
 };
 
-// `config.json` of a checkpoint folder, nested `text_config` included. docs/models.md 1.1.
-Result<ModelConfig> read_config(const std::filesystem::path& dir);
+// `config.json` of a checkpoint folder, nested `text_config` included (docs/models.md 1.1), or
+// what the metadata of a GGUF file say (5.7).
+Result<ModelConfig> read_config(const std::filesystem::path& path);
+// The text of config.json; for GGUF one with the same meaning.
+Result<std::string> config_text(const std::filesystem::path& path);
 // The same from text; `label` names the source in errors.
 Result<ModelConfig> parse_config(std::string_view json, std::string_view label);
 
@@ -204,14 +207,16 @@ struct ModelReport;
 
 class ModelSource {
  public:
-  static Result<ModelSource> open(const std::filesystem::path& dir);
+  // `path`: a folder with config.json and safetensors, one with a GGUF file or set, or a GGUF file.
+  static Result<ModelSource> open(const std::filesystem::path& path);
 
   ModelSource(ModelSource&&) noexcept;
   ModelSource& operator=(ModelSource&&) noexcept;
   ~ModelSource();
 
   const ModelConfig& config() const;
-  const std::filesystem::path& dir() const;
+  const std::filesystem::path& path() const;  // as it was opened
+  std::filesystem::path dir() const;          // the folder that the files lie in
 
   // Whether `matrix` may be called so. Any values are legal.
   bool has(LayerId layer, Weight weight, ExpertId expert = {}) const;

@@ -38,10 +38,6 @@ std::string in_layer(const Description& description, LayerId layer, std::string_
          std::string(rest);
 }
 
-std::string in_moe_block(const Description& description, LayerId layer, std::string_view rest) {
-  return in_layer(description, layer, std::string(description.moe_block) + "." + std::string(rest));
-}
-
 struct LayerName {
   std::size_t layer = 0;
   std::string_view rest;
@@ -61,6 +57,14 @@ std::optional<LayerName> split_layer(std::string_view name) {
 }
 
 }  // namespace
+
+std::string in_moe_block(const Description& description, LayerId layer, std::string_view rest) {
+  return in_layer(description, layer, std::string(description.moe_block) + "." + std::string(rest));
+}
+
+std::string split_kv_name(const Description& description, LayerId layer, bool key) {
+  return in_layer(description, layer, key ? "self_attn.embed_q" : "self_attn.unembed_out");
+}
 
 std::string linear_name(const Description& description, LayerId layer, Weight weight,
                         ExpertId expert) {
@@ -131,7 +135,7 @@ bool is_ignored(const Description& description, std::string_view name) {
   if (!in) return false;
   const std::size_t n_layers = description.config.n_layers;
   if (in->layer >= n_layers) return in->layer - n_layers < description.n_mtp_layers;
-  return in->rest == "self_attn.rotary_emb.inv_freq";
+  return in->rest == "self_attn.rotary_emb.inv_freq" || in->rest.starts_with("nextn.");
 }
 
 }  // namespace conclave::model

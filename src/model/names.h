@@ -17,6 +17,9 @@ std::string linear_name(const Description& description, LayerId layer, Weight we
 std::string norm_name(const Description& description, LayerId layer, Norm norm);
 std::string router_bias_name(const Description& description, LayerId layer);
 std::string bias_name(const Description& description, LayerId layer, Weight weight);
+std::string in_moe_block(const Description& description, LayerId layer, std::string_view rest);
+// Where kv_b comes in two halves: the module of W_uk, or of W_uv.
+std::string split_kv_name(const Description& description, LayerId layer, bool key);
 std::string sinks_name(const Description& description, LayerId layer);
 
 // transformers 5 may write all experts of a layer as one tensor.

@@ -50,9 +50,12 @@ std::uint64_t file_bytes_of(const kernels::SourceMatrix& matrix) {
     case kernels::SourceFormat::kMxfp4:
       return count / 2 + count / kernels::kGroup;
     case kernels::SourceFormat::kInt4Group:
-      break;
+      return count / 2 + count / kernels::kGroup * 2;
+    case kernels::SourceFormat::kHeads:
+      return file_bytes_of(matrix.heads->key_up) + file_bytes_of(matrix.heads->value_up);
+    default:
+      return matrix.weights.size() + matrix.scales.size() + matrix.offsets.size();
   }
-  return count / 2 + count / kernels::kGroup * 2;
 }
 
 class Summer {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 #include <string_view>
 #include <system_error>
 #include <tuple>
@@ -37,8 +38,10 @@ FileRange range_in(const MappedFile& file, const std::byte* at, std::size_t byte
           bytes, file.bytes().size()};
 }
 
-// The length of the header stands in the first 8 bytes; opening has checked it.
-FileRange header_of(const MappedFile& file) {
+// Of safetensors the length stands in the first 8 bytes; opening has checked it.
+FileRange header_of(const Tensor& tensor) {
+  const MappedFile& file = *tensor.file;
+  if (tensor.header_bytes > 0) return range_in(file, file.bytes().data(), tensor.header_bytes);
   std::uint64_t size = 0;
   CHECK(file.bytes().size() >= sizeof size);
   std::memcpy(&size, file.bytes().data(), sizeof size);
@@ -70,11 +73,10 @@ Result<std::vector<FileRange>> skeleton_of(const std::filesystem::path& dir,
                                            const TensorTable& table) {
   std::vector<FileRange> ranges;
   TRY(add_whole_files(dir, ranges));
-  std::vector<const MappedFile*> files;
-  for (const Tensor& tensor : tensors) files.push_back(tensor.file);
-  std::ranges::sort(files);
-  files.erase(std::unique(files.begin(), files.end()), files.end());
-  for (const MappedFile* file : files) ranges.push_back(header_of(*file));
+  std::set<const MappedFile*> seen;
+  for (const Tensor& tensor : tensors) {
+    if (seen.insert(tensor.file).second) ranges.push_back(header_of(tensor));
+  }
 
   const auto add = [&ranges](const Tensor& tensor, std::size_t bytes_max) {
     ranges.push_back(

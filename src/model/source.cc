@@ -3,6 +3,7 @@
 
 #include "base/mapped_file.h"
 #include "base/rng.h"
+#include "formats/formats.h"
 #include "model/model.h"
 #include "model/report.h"
 #include "model/shapes.h"
@@ -48,7 +49,7 @@ Result<void> check_matrices(const TensorTable& table) {
 }  // namespace
 
 struct ModelSource::State {
-  std::filesystem::path dir;
+  std::filesystem::path path;
   Description description;
   formats::Checkpoint checkpoint;
   TensorTable table;
@@ -56,10 +57,10 @@ struct ModelSource::State {
   bool checked = false;  // opening read all matrices
 };
 
-Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
-  const std::string text = TRY(read_text_file(dir / "config.json", kConfigBytesMax));
-  const Description description = TRY(parse_description(text, "config.json"));
-  formats::Checkpoint checkpoint = TRY(formats::Checkpoint::open(dir));
+Result<ModelSource> ModelSource::open(const std::filesystem::path& path) {
+  const std::string text = TRY(config_text(path));
+  const Description description = TRY(read_description(path));
+  formats::Checkpoint checkpoint = TRY(formats::Checkpoint::open(path));
   TensorTable table = TRY(build_table(description, checkpoint));
 
   Hash hash;
@@ -78,7 +79,7 @@ Result<ModelSource> ModelSource::open(const std::filesystem::path& dir) {
   const bool small = checkpoint.total_bytes() < kCheckAtOpenBytes;
   if (small) TRY(check_matrices(table));
   return ModelSource(std::make_unique<State>(
-      State{dir, description, std::move(checkpoint), std::move(table), hash.value(), small}));
+      State{path, description, std::move(checkpoint), std::move(table), hash.value(), small}));
 }
 
 ModelSource::ModelSource(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -88,7 +89,9 @@ ModelSource::~ModelSource() = default;
 
 const ModelConfig& ModelSource::config() const { return state_->description.config; }
 
-const std::filesystem::path& ModelSource::dir() const { return state_->dir; }
+const std::filesystem::path& ModelSource::path() const { return state_->path; }
+
+std::filesystem::path ModelSource::dir() const { return formats::folder_of(state_->path); }
 
 bool ModelSource::has(LayerId layer, Weight weight, ExpertId expert) const {
   if (weight == Weight::kEmbedding || weight == Weight::kHead) return true;
@@ -122,12 +125,13 @@ std::vector<float> ModelSource::bias(LayerId layer, Weight weight, ExpertId expe
     const Tensor* tensor = table.biases[static_cast<std::size_t>(weight)];
     return tensor == nullptr ? std::vector<float>{} : read_vector(*tensor).value();
   }
-  const bool is_down = weight == Weight::kExpertDown;
-  const Tensor* all = is_down ? table.down_bias : table.gate_up_bias;
+  const std::size_t part =
+      static_cast<std::size_t>(weight) - static_cast<std::size_t>(Weight::kExpertGate);
+  const Tensor* all = table.expert_biases[part];
   if (all == nullptr) return {};
-  const std::size_t step = is_down ? 1 : 2;  // gate and up take turns
+  const std::size_t step = table.biases_in_turns && weight != Weight::kExpertDown ? 2 : 1;
   const std::size_t rows = shape_of(config(), weight).rows;
-  const std::size_t first = expert.value * rows * step + (weight == Weight::kExpertUp ? 1 : 0);
+  const std::size_t first = expert.value * rows * step + (step == 2 ? part : 0);
   std::vector<float> values(rows);
   for (std::size_t i = 0; i < rows; ++i) values[i] = float_at(*all, first + i * step);
   return values;
@@ -150,9 +154,16 @@ Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert, R
 }
 
 void ModelSource::drop(const kernels::SourceMatrix& matrix, Range rows) const {
-  const RowBand band = row_band(matrix, rows);
-  state_->checkpoint.drop(band.matrix.weights);
-  state_->checkpoint.drop(band.matrix.scales);
+  const auto drop_band = [this](const kernels::SourceMatrix& band) {
+    state_->checkpoint.drop(band.weights);
+    state_->checkpoint.drop(band.scales);
+    // Zero points are whole in every band, and small.
+    if (band.offsets.size() == band.scales.size()) state_->checkpoint.drop(band.offsets);
+  };
+  if (matrix.format != kernels::SourceFormat::kHeads) {
+    return drop_band(row_band(matrix, rows).matrix);
+  }
+  for (const RowBand& band : head_bands(matrix, rows)) drop_band(band.matrix);
 }
 
 Result<std::vector<FileRange>> skeleton(const ModelSource& source) {
@@ -175,8 +186,8 @@ ModelReport inspect(const ModelSource& source, WeightsMode mode) {
     for (const Tensor* bias : layer.biases)
       vectors.norms += bias == nullptr ? 0 : bias->bytes.size();
     if (layer.sinks != nullptr) vectors.norms += layer.sinks->bytes.size();
-    for (const Tensor* bias : {layer.gate_up_bias, layer.down_bias})
-      vectors.expert_biases += bias == nullptr ? 0 : bias->bytes.size();
+    for (const Tensor* bias : layer.expert_bias_tensors())
+      vectors.expert_biases += bias->bytes.size();
     if (layer.router_bias != nullptr) vectors.router_biases += layer.router_bias->bytes.size();
   }
   const auto matrix_of = [&source](LayerId layer, Weight weight, ExpertId expert) {

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "model/matrices.h"
 #include "model/shapes.h"
 
 namespace conclave::model {
@@ -12,34 +13,21 @@ namespace {
 using formats::DType;
 using formats::Tensor;
 
-constexpr std::array kPlainTypes = {DType::kBF16, DType::kF16, DType::kF32};
-
-kernels::SourceFormat plain_format(DType dtype) {
-  if (dtype == DType::kF32) return kernels::SourceFormat::kF32;
-  return dtype == DType::kF16 ? kernels::SourceFormat::kF16 : kernels::SourceFormat::kBF16;
-}
-
-std::string list_of(std::span<const DType> dtypes) {
-  std::string text;
-  for (std::size_t i = 0; i < dtypes.size(); ++i) {
-    if (i > 0) text += i + 1 == dtypes.size() ? " or " : ", ";
-    text += formats::name(dtypes[i]);
-  }
-  return text;
-}
+constexpr std::array kExpertWeights = {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown};
 
 class TableBuilder {
  public:
   TableBuilder(const Description& description, const formats::Checkpoint& checkpoint)
       : description_(description),
         config_(description.config),
-        checkpoint_(checkpoint),
-        taken_(checkpoint.tensors().size(), false) {}
+        tensors_(checkpoint),
+        matrices_(tensors_, description) {}
 
   Result<TensorTable> build() {
     TensorTable table;
-    table.embedding = TRY(take_plain({}, Weight::kEmbedding));
-    table.tied_head = description_.tied_head && !(description_.own_head_wins && has_head());
+    table.embedding = TRY(take_linear({}, Weight::kEmbedding));
+    const bool has_head = matrices_.has(linear_name(description_, {}, Weight::kHead));
+    table.tied_head = description_.tied_head && !(description_.own_head_wins && has_head);
     table.head = table.tied_head ? table.embedding : TRY(take_linear({}, Weight::kHead));
     table.final_norm = TRY(take_norm({}, Norm::kFinal));
     table.layers.resize(config_.n_layers);
@@ -47,41 +35,45 @@ class TableBuilder {
       const LayerId layer{static_cast<std::uint16_t>(i)};
       table.layers[i] = TRY(take_layer(layer));
     }
-    table.ignored = TRY(sort_out_the_rest());
+    table.heads = std::move(heads_);
+    table.ignored = TRY(tensors_.sort_out_the_rest(description_));
     return table;
   }
 
  private:
-  using Shape = std::vector<std::size_t>;
-
-  bool has_head() const {
-    const std::string name = linear_name(description_, {}, Weight::kHead);
-    return checkpoint_.find(name + ".weight") != nullptr ||
-           checkpoint_.find(name + ".weight_packed") != nullptr;
-  }
-
   Result<LayerTable> take_layer(LayerId layer) {
     LayerTable table;
     for (std::size_t i = 0; i < table.linears.size(); ++i) {
       const auto weight = static_cast<Weight>(i);
       if (!layer_has(config_, layer, weight)) continue;
-      table.linears[i] = weight == Weight::kRouter ? TRY(take_plain(layer, weight))
-                                                   : TRY(take_linear(layer, weight));
+      table.linears[i] = TRY(take_linear(layer, weight));
       if (!has_bias(config_, weight)) continue;
-      table.biases[i] = TRY(take(bias_name(description_, layer, weight), kPlainTypes,
-                                 {shape_of(config_, weight).rows}));
+      table.biases[i] = TRY(tensors_.take(bias_name(description_, layer, weight), kPlainTypes,
+                                          {shape_of(config_, weight).rows}));
     }
     for (std::size_t i = 0; i < table.norms.size(); ++i) {
       const auto norm = static_cast<Norm>(i);
       if (layer_has(config_, norm)) table.norms[i] = TRY(take_norm(layer, norm));
     }
     if (config_.attention_sinks) {
-      table.sinks = TRY(take(sinks_name(description_, layer), kPlainTypes, {config_.n_heads}));
+      table.sinks =
+          TRY(tensors_.take(sinks_name(description_, layer), kPlainTypes, {config_.n_heads}));
     }
     if (!config_.is_moe(layer)) return table;
     if (config_.router == RouterKind::kSigmoidBiased) {
-      table.router_bias =
-          TRY(take(router_bias_name(description_, layer), kPlainTypes, {config_.n_experts}));
+      table.router_bias = TRY(
+          tensors_.take(router_bias_name(description_, layer), kPlainTypes, {config_.n_experts}));
+    }
+    TRY(take_all_experts(layer, table));
+    TRY(check_formats(table));
+    if (has_bias(config_, Weight::kExpertUp)) TRY(take_expert_biases(layer, table));
+    return table;
+  }
+
+  Result<void> take_all_experts(LayerId layer, LayerTable& table) {
+    if (const std::string stack = stack_name(layer, 0); matrices_.has(stack)) {
+      table.experts = TRY(take_stacked_experts(layer));
+      return {};
     }
     // MXFP4 experts are read as gpt-oss stacks them, and gpt-oss in no other form.
     if (config_.all_biases != (description_.quant == QuantMethod::kMxfp4)) {
@@ -89,18 +81,61 @@ class TableBuilder {
     }
     if (description_.quant == QuantMethod::kMxfp4) {
       table.experts = TRY(take_mxfp4_experts(layer));
-    } else if (checkpoint_.find(fused_gate_up_name(description_, layer)) != nullptr) {
+    } else if (tensors_.find(fused_gate_up_name(description_, layer)) != nullptr) {
       table.experts = TRY(take_fused_experts(layer));
     } else {
       table.experts = TRY(take_experts(layer));
     }
-    TRY(check_formats(table));
-    if (!has_bias(config_, Weight::kExpertUp)) return table;
-    table.gate_up_bias = TRY(take(fused_gate_up_name(description_, layer) + "_bias", kPlainTypes,
-                                  {config_.n_experts, 2 * config_.moe_intermediate_size}));
-    table.down_bias = TRY(take(fused_down_name(description_, layer) + "_bias", kPlainTypes,
-                               {config_.n_experts, config_.hidden_size}));
-    return table;
+    return {};
+  }
+
+  // In MLX's files and GGUF's all experts of a layer are one tensor for each of the three.
+  std::string stack_name(LayerId layer, std::size_t part) const {
+    for (const std::string_view block : {"switch_mlp.", "experts."}) {
+      const std::string name = in_moe_block(
+          description_, layer, std::string(block) + std::string(description_.expert_modules[part]));
+      if (matrices_.has(name)) return name;
+    }
+    return in_moe_block(description_, layer,
+                        "switch_mlp." + std::string(description_.expert_modules[part]));
+  }
+
+  Result<std::vector<Linear>> take_stacked_experts(LayerId layer) {
+    std::array<Linear, 3> stacks;
+    std::array<std::size_t, 3> rows{};
+    for (std::size_t part = 0; part < 3; ++part) {
+      const MatrixShape shape = shape_of(config_, kExpertWeights[part]);
+      rows[part] = shape.rows;
+      stacks[part] = TRY(matrices_.take(stack_name(layer, part), shape, config_.n_experts));
+    }
+    std::vector<Linear> experts;
+    experts.reserve(3 * config_.n_experts);
+    for (std::size_t e = 0; e < config_.n_experts; ++e) {
+      for (std::size_t part = 0; part < 3; ++part) {
+        experts.push_back(part_of_stack(stacks[part], e, rows[part]));
+      }
+    }
+    return experts;
+  }
+
+  Result<void> take_expert_biases(LayerId layer, LayerTable& table) {
+    const std::string fused = fused_gate_up_name(description_, layer) + "_bias";
+    if (tensors_.find(fused) == nullptr && matrices_.has(stack_name(layer, 0))) {
+      for (std::size_t part = 0; part < 3; ++part) {
+        table.expert_biases[part] =
+            TRY(tensors_.take(stack_name(layer, part) + ".bias", kPlainTypes,
+                              {config_.n_experts, shape_of(config_, kExpertWeights[part]).rows}));
+      }
+      return {};
+    }
+    table.biases_in_turns = true;
+    table.expert_biases[0] = TRY(
+        tensors_.take(fused, kPlainTypes, {config_.n_experts, 2 * config_.moe_intermediate_size}));
+    table.expert_biases[1] = table.expert_biases[0];
+    table.expert_biases[2] =
+        TRY(tensors_.take(fused_down_name(description_, layer) + "_bias", kPlainTypes,
+                          {config_.n_experts, config_.hidden_size}));
+    return {};
   }
 
   // Blocks U8 [experts, rows, inputs / 32, 16], scales U8 [experts, rows, inputs / 32]; the rows of
@@ -121,8 +156,9 @@ class TableBuilder {
                                   std::size_t cols) -> Result<Stacked> {
       const std::size_t groups = cols / kernels::kGroup;
       constexpr std::array kBytes = {DType::kU8};
-      return Stacked{TRY(take(name + "_blocks", kBytes, {config_.n_experts, rows, groups, 16})),
-                     TRY(take(name + "_scales", kBytes, {config_.n_experts, rows, groups}))};
+      return Stacked{
+          TRY(tensors_.take(name + "_blocks", kBytes, {config_.n_experts, rows, groups, 16})),
+          TRY(tensors_.take(name + "_scales", kBytes, {config_.n_experts, rows, groups}))};
     };
     const Stacked gate_up =
         TRY(take_stacked(fused_gate_up_name(description_, layer), 2 * width, hidden));
@@ -152,11 +188,14 @@ class TableBuilder {
 
   // Activations are rounded, or not, once for all of a layer's experts: which form they meet is
   // decided by the first.
+  static bool is_integer(const Linear& linear) {
+    return kernels::is_integer(kernels::native_format(linear.matrix.format));
+  }
   static Result<void> check_formats(const LayerTable& table) {
     for (std::size_t i = 0; i < table.experts.size(); ++i) {
       const bool is_down = i % 3 == 2;
       const Linear& first = table.experts[is_down ? 2 : 0];
-      if (table.experts[i].matrix.format == first.matrix.format) continue;
+      if (is_integer(table.experts[i]) == is_integer(first)) continue;
       return unsupported(label_of(table.experts[i]) +
                          ": another format than the layer's other experts have");
     }
@@ -167,7 +206,7 @@ class TableBuilder {
     std::vector<Linear> experts;
     experts.reserve(3 * config_.n_experts);
     for (std::size_t e = 0; e < config_.n_experts; ++e) {
-      for (const Weight weight : {Weight::kExpertGate, Weight::kExpertUp, Weight::kExpertDown}) {
+      for (const Weight weight : kExpertWeights) {
         experts.push_back(TRY(take_linear(layer, weight, ExpertId{static_cast<std::uint16_t>(e)})));
       }
     }
@@ -178,151 +217,56 @@ class TableBuilder {
   Result<std::vector<Linear>> take_fused_experts(LayerId layer) {
     const std::size_t width = config_.moe_intermediate_size;
     const std::size_t hidden = config_.hidden_size;
-    const Tensor& gate_up = *TRY(take(fused_gate_up_name(description_, layer), kPlainTypes,
-                                      {config_.n_experts, 2 * width, hidden}));
-    const Tensor& down = *TRY(take(fused_down_name(description_, layer), kPlainTypes,
-                                   {config_.n_experts, hidden, width}));
-    const auto part = [](const Tensor& tensor, std::size_t index, std::size_t rows,
-                         std::size_t cols) {
-      const std::size_t size = rows * cols * formats::size_bytes(tensor.dtype);
-      return Linear{
-          &tensor,
-          nullptr,
-          nullptr,
-          {plain_format(tensor.dtype), rows, cols, tensor.bytes.subspan(index * size, size), {}}};
-    };
+    const Linear gate_up = TRY(matrices_.take_plain(fused_gate_up_name(description_, layer),
+                                                    {2 * width, hidden}, config_.n_experts));
+    const Linear down =
+        TRY(matrices_.take_plain(down_beside_fused(layer), {hidden, width}, config_.n_experts));
     std::vector<Linear> experts;
     experts.reserve(3 * config_.n_experts);
     for (std::size_t e = 0; e < config_.n_experts; ++e) {
-      experts.push_back(part(gate_up, 2 * e, width, hidden));
-      experts.push_back(part(gate_up, 2 * e + 1, width, hidden));
-      experts.push_back(part(down, e, hidden, width));
+      experts.push_back(part_of_stack(gate_up, 2 * e, width));
+      experts.push_back(part_of_stack(gate_up, 2 * e + 1, width));
+      experts.push_back(part_of_stack(down, e, hidden));
     }
     return experts;
   }
 
-  // Which format it is, the names of the tensors say. docs/models.md 5.1.
+  // GGUF that fuses gate and up leaves down as it is elsewhere.
+  std::string down_beside_fused(LayerId layer) const {
+    const std::string stack = stack_name(layer, 2);
+    return matrices_.has(stack) ? stack + ".weight" : fused_down_name(description_, layer);
+  }
+
   Result<Linear> take_linear(LayerId layer, Weight weight, ExpertId expert = {}) {
-    const std::string name = linear_name(description_, layer, weight, expert);
-    if (checkpoint_.find(name + ".weight_packed") != nullptr) return take_int4(name, weight);
-    const Tensor* plain = checkpoint_.find(name + ".weight");
-    if (plain != nullptr && plain->dtype == DType::kF8E4M3) return take_fp8(name, weight);
-    return take_plain(layer, weight, expert);
+    if (weight == Weight::kKvB && matrices_.has(split_kv_name(description_, layer, true))) {
+      return take_split_kv(layer);
+    }
+    return matrices_.take(linear_name(description_, layer, weight, expert),
+                          shape_of(config_, weight));
   }
 
-  Result<Linear> take_plain(LayerId layer, Weight weight, ExpertId expert = {}) {
-    const MatrixShape shape = shape_of(config_, weight);
-    const Tensor* tensor = TRY(take(linear_name(description_, layer, weight, expert) + ".weight",
-                                    kPlainTypes, {shape.rows, shape.cols}));
-    return Linear{tensor,
-                  nullptr,
-                  nullptr,
-                  {plain_format(tensor->dtype), shape.rows, shape.cols, tensor->bytes, {}}};
-  }
-
-  Result<Linear> take_int4(const std::string& name, Weight weight) {
-    constexpr std::size_t kPerWord = 8;
-    const MatrixShape shape = shape_of(config_, weight);
-    const Tensor& packed = *checkpoint_.find(name + ".weight_packed");
-    if (description_.quant != QuantMethod::kInt4Group) {
-      return invalid_input(label_of(packed) +
-                           ": INT4, but config.json has no compressed-tensors quantization_config");
-    }
-    // Whole groups only, also where columns are dealt out by head.
-    const std::size_t unit = weight == Weight::kO ? config_.v_head_dim : shape.cols;
-    if (unit % kernels::kGroup != 0) {
-      return unsupported(label_of(packed) + ": INT4 with " + std::to_string(unit) +
-                         " inputs, expected a multiple of 32");
-    }
-    Linear linear;
-    linear.weights = TRY(take(name + ".weight_packed", std::array{DType::kI32},
-                              {shape.rows, shape.cols / kPerWord}));
-    linear.scales = TRY(take(name + ".weight_scale", std::array{DType::kBF16},
-                             {shape.rows, shape.cols / kernels::kGroup}));
-    if (checkpoint_.find(name + ".weight_shape") != nullptr) {
-      linear.shape = TRY(take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
-    }
-    linear.matrix = {kernels::SourceFormat::kInt4Group, shape.rows, shape.cols,
-                     linear.weights->bytes, linear.scales->bytes};
-    return linear;
-  }
-
-  Result<Linear> take_fp8(const std::string& name, Weight weight) {
-    const MatrixShape shape = shape_of(config_, weight);
-    if (description_.quant != QuantMethod::kFp8Block) {
-      return invalid_input(label_of(*checkpoint_.find(name + ".weight")) +
-                           ": F8_E4M3, but config.json has no fp8 quantization_config");
-    }
-    const auto blocks = [](std::size_t size) {
-      return (size + kernels::kFp8BlockSize - 1) / kernels::kFp8BlockSize;
-    };
-    Linear linear;
-    linear.weights =
-        TRY(take(name + ".weight", std::array{DType::kF8E4M3}, {shape.rows, shape.cols}));
-    linear.scales = TRY(take(name + ".weight_scale_inv", std::array{DType::kF32},
-                             {blocks(shape.rows), blocks(shape.cols)}));
-    linear.matrix = {kernels::SourceFormat::kFp8Block, shape.rows, shape.cols,
-                     linear.weights->bytes, linear.scales->bytes};
-    return linear;
+  // W_uk, transposed head by head, and W_uv. docs/models.md 5.3, 5.7
+  Result<Linear> take_split_kv(LayerId layer) {
+    const Linear key_up =
+        TRY(matrices_.take(split_kv_name(description_, layer, true),
+                           {config_.kv_lora_rank, config_.qk_nope_head_dim}, config_.n_heads));
+    const Linear value_up =
+        TRY(matrices_.take(split_kv_name(description_, layer, false),
+                           {config_.v_head_dim, config_.kv_lora_rank}, config_.n_heads));
+    heads_.push_back(std::make_unique<kernels::HeadMatrices>());
+    return join_heads(key_up, value_up, config_, *heads_.back());
   }
 
   Result<const Tensor*> take_norm(LayerId layer, Norm norm) {
-    return take(norm_name(description_, layer, norm), kPlainTypes, {norm_size(config_, norm)});
-  }
-
-  Result<const Tensor*> take(const std::string& name, std::span<const DType> dtypes,
-                             const Shape& shape) {
-    const Tensor* tensor = checkpoint_.find(name);
-    if (tensor == nullptr) {
-      return invalid_input(table_of_contents() + ": " + name + ": missing, expected " +
-                           list_of(dtypes) + " " + formats::shape_text(shape));
-    }
-    if (std::ranges::find(dtypes, tensor->dtype) == dtypes.end()) {
-      return invalid_input(label_of(*tensor) + ": type " +
-                           std::string(formats::name(tensor->dtype)) + ", expected " +
-                           list_of(dtypes));
-    }
-    if (tensor->shape != shape) {
-      return invalid_input(label_of(*tensor) + ": shape " + formats::shape_text(tensor->shape) +
-                           ", expected " + formats::shape_text(shape));
-    }
-    taken_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
-    return tensor;
-  }
-
-  // The file that would have named a missing tensor.
-  std::string table_of_contents() const {
-    std::string single = "model.safetensors";
-    const std::span<const Tensor> tensors = checkpoint_.tensors();
-    if (tensors.empty() || tensors.front().file->path().filename() == single) return single;
-    return "model.safetensors.index.json";
-  }
-
-  // What nobody took is either on the named list or a sign that this is another model.
-  Result<std::vector<std::string>> sort_out_the_rest() const {
-    std::vector<std::string> ignored;
-    const Tensor* first = nullptr;
-    std::size_t n_unexpected = 0;
-    for (std::size_t i = 0; i < taken_.size(); ++i) {
-      const Tensor& tensor = checkpoint_.tensors()[i];
-      if (taken_[i]) continue;
-      if (is_ignored(description_, tensor.name)) {
-        ignored.push_back(tensor.name);
-        continue;
-      }
-      if (n_unexpected++ == 0) first = &tensor;
-    }
-    if (first == nullptr) return ignored;
-    return invalid_input(
-        label_of(*first) + ": " + std::string(formats::name(first->dtype)) + " " +
-        formats::shape_text(first->shape) + " is not a tensor of " + config_.architecture +
-        " with this config.json (unexpected tensors: " + std::to_string(n_unexpected) + ")");
+    return tensors_.take(norm_name(description_, layer, norm), kPlainTypes,
+                         {norm_size(config_, norm)});
   }
 
   const Description& description_;
   const ModelConfig& config_;
-  const formats::Checkpoint& checkpoint_;
-  std::vector<bool> taken_;  // by position in checkpoint_.tensors()
+  TensorTaker tensors_;
+  MatrixTaker matrices_;
+  std::vector<std::unique_ptr<kernels::HeadMatrices>> heads_;
 };
 
 }  // namespace
@@ -343,6 +287,14 @@ const Linear& TensorTable::linear(LayerId layer, Weight weight, ExpertId expert)
   return table.experts[expert.value * std::size_t{3} + part];
 }
 
+std::vector<const Tensor*> LayerTable::expert_bias_tensors() const {
+  std::vector<const Tensor*> found;
+  for (const Tensor* bias : expert_biases) {
+    if (bias != nullptr && (found.empty() || found.back() != bias)) found.push_back(bias);
+  }
+  return found;
+}
+
 std::vector<const Tensor*> TensorTable::vectors() const {
   std::vector<const Tensor*> found = {final_norm};
   for (const LayerTable& layer : layers) {
@@ -353,9 +305,8 @@ std::vector<const Tensor*> TensorTable::vectors() const {
     for (const Tensor* bias : layer.biases) {
       if (bias != nullptr) found.push_back(bias);
     }
-    for (const Tensor* more : {layer.sinks, layer.gate_up_bias, layer.down_bias}) {
-      if (more != nullptr) found.push_back(more);
-    }
+    if (layer.sinks != nullptr) found.push_back(layer.sinks);
+    for (const Tensor* bias : layer.expert_bias_tensors()) found.push_back(bias);
   }
   return found;
 }

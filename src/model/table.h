@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,9 +27,12 @@ struct LayerTable {
   const formats::Tensor* router_bias = nullptr;
   std::array<const formats::Tensor*, static_cast<std::size_t>(Weight::kExpertGate)> biases{};
   const formats::Tensor* sinks = nullptr;
-  // Of all experts: [experts, 2 * width], gate and up in turns, and [experts, hidden].
-  const formats::Tensor* gate_up_bias = nullptr;
-  const formats::Tensor* down_bias = nullptr;
+  // Of gate, up and down of all experts: [experts, rows]; gate and up may be one tensor, in turns.
+  std::array<const formats::Tensor*, 3> expert_biases{};
+  bool biases_in_turns = false;
+
+  // The tensors behind expert_biases, each once.
+  std::vector<const formats::Tensor*> expert_bias_tensors() const;
 };
 
 struct TensorTable {
@@ -37,6 +41,7 @@ struct TensorTable {
   Linear head;
   bool tied_head = false;  // `head` is `embedding`
   const formats::Tensor* final_norm = nullptr;
+  std::vector<std::unique_ptr<kernels::HeadMatrices>> heads;  // that matrices point to
   std::vector<std::string> ignored;
 
   const Linear& linear(LayerId layer, Weight weight, ExpertId expert) const;
@@ -61,6 +66,8 @@ struct RowBand {
   std::size_t first_row = 0;
 };
 RowBand row_band(const kernels::SourceMatrix& matrix, Range rows);
+// The same of both halves of a kHeads matrix: those of all heads that the rows touch.
+std::array<RowBand, 2> head_bands(const kernels::SourceMatrix& matrix, Range rows);
 // weight_shape, when there is one, and of the rows `check_scales` and, where they are plain,
 // `first_not_finite`.
 Result<void> check_values(const Linear& linear, Range rows);

@@ -179,7 +179,7 @@ TEST_F(TableTest, Int4NeedsWholeGroups) {
     }
   }
   EXPECT_EQ(error_of(checkpoint),
-            "model.safetensors: model.layers.1.mlp.experts.0.down_proj.weight_packed: INT4 with 48 "
+            "model.safetensors: model.layers.1.mlp.experts.0.down_proj.weight_packed: 48 "
             "inputs, expected a multiple of 32");
 }
 

@@ -74,7 +74,7 @@ float float_at(const Tensor& tensor, std::size_t index) {
 }
 
 std::string label_of(const Tensor& tensor) {
-  return tensor.file->path().filename().string() + ": " + tensor.name;
+  return tensor.file->path().filename().string() + ": " + std::string(tensor.name_in_file());
 }
 
 // A scale may lie in another file than its weights: then both are named.
@@ -83,9 +83,9 @@ std::string label_of(const Linear& linear) {
   if (linear.scales != nullptr && linear.scales->file != linear.weights->file) {
     file += " and " + linear.scales->file->path().filename().string();
   }
-  std::string_view name = linear.weights->name;
+  std::string_view name = linear.weights->name_in_file();
   if (linear.matrix.format == kernels::SourceFormat::kInt4Group ||
-      linear.matrix.format == kernels::SourceFormat::kFp8Block) {
+      linear.matrix.format == kernels::SourceFormat::kFp8Block || linear.matrix.group > 0) {
     name = name.substr(0, name.rfind('.'));  // the module: its tensors share all but the last part
   }
   constexpr std::string_view kBlocks = "_blocks";
@@ -103,7 +103,8 @@ RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
   const std::size_t begin = rows.begin / unit * unit;
   const std::size_t end = std::min((rows.end + unit - 1) / unit * unit, matrix.rows);
   const std::size_t row_bytes = matrix.weights.size() / matrix.rows;
-  RowBand band = {{matrix.format, end - begin, matrix.cols, {}, {}}, begin};
+  RowBand band = {matrix, begin};
+  band.matrix.rows = end - begin;
   band.matrix.weights = matrix.weights.subspan(begin * row_bytes, (end - begin) * row_bytes);
   if (matrix.scales.empty()) return band;
   const std::size_t scale_rows = (matrix.rows + unit - 1) / unit;
@@ -111,11 +112,35 @@ RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
   const std::size_t last = (end + unit - 1) / unit;
   band.matrix.scales =
       matrix.scales.subspan(begin / unit * scale_bytes, (last - begin / unit) * scale_bytes);
+  // Zero points lie across the rows: they stay whole, and no value of theirs is wrong.
+  if (matrix.offsets.size() == matrix.scales.size()) {
+    band.matrix.offsets = matrix.offsets.subspan(begin * scale_bytes, (end - begin) * scale_bytes);
+  }
   return band;
+}
+
+std::array<RowBand, 2> head_bands(const kernels::SourceMatrix& matrix, Range rows) {
+  const kernels::HeadMatrices& heads = *matrix.heads;
+  const std::size_t latent = matrix.cols;
+  const std::size_t width = matrix.rows / (heads.key_up.rows / latent);
+  const std::size_t begin = rows.begin / width;
+  const std::size_t end = (rows.end + width - 1) / width;
+  const std::size_t value_rows = width - heads.nope;
+  return {row_band(heads.key_up, {begin * latent, end * latent}),
+          row_band(heads.value_up, {begin * value_rows, end * value_rows})};
 }
 
 Result<void> check_values(const Linear& linear, Range rows) {
   if (linear.shape != nullptr) TRY(check_weight_shape(linear));
+  if (linear.matrix.format == kernels::SourceFormat::kHeads) {
+    const std::array<RowBand, 2> bands = head_bands(linear.matrix, rows);
+    for (std::size_t half = 0; half < 2; ++half) {
+      const Linear part{half == 0 ? linear.weights : linear.scales, nullptr, nullptr, {}};
+      TRY(check_plain(part, bands[half].matrix));
+      TRY(check_scales(bands[half].matrix, label_of(*part.weights), bands[half].first_row));
+    }
+    return {};
+  }
   const RowBand band = row_band(linear.matrix, rows);
   TRY(check_plain(linear, band.matrix));
   return check_scales(band.matrix, label_of(linear), band.first_row);

@@ -15,12 +15,21 @@ Result<WeightsMode> parse_weights_mode(std::string_view text) {
 
 std::string_view name(WeightsMode mode) { return kWeightsModes[static_cast<std::size_t>(mode)]; }
 
+namespace {
+
+bool is_four_bits(kernels::PackedFormat format) {
+  return format == kernels::PackedFormat::kInt4 || format == kernels::PackedFormat::kMxfp4 ||
+         format == kernels::PackedFormat::kInt4Affine;
+}
+
+}  // namespace
+
 kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode) {
   if (weight == Weight::kRouter) return kernels::PackedFormat::kF32;
-  if (weight == Weight::kEmbedding || mode == WeightsMode::kNative ||
-      source == kernels::SourceFormat::kInt4Group || source == kernels::SourceFormat::kMxfp4) {
-    return kernels::native_format(source);
-  }
+  const kernels::PackedFormat native = kernels::native_format(source);
+  const bool narrow =
+      mode == WeightsMode::kInt8 ? kernels::is_integer(native) : is_four_bits(native);
+  if (weight == Weight::kEmbedding || mode == WeightsMode::kNative || narrow) return native;
   if (mode == WeightsMode::kInt8) return kernels::PackedFormat::kInt8;
   switch (weight) {
     // Small, and what is lost here every later token meets again in the cache; of the head, what is

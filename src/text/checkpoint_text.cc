@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "base/mapped_file.h"
+#include "text/gguf_text.h"
 
 namespace conclave::text {
 namespace {
@@ -113,6 +114,7 @@ Result<std::optional<std::string>> read_template(const std::filesystem::path& di
 }  // namespace
 
 Result<CheckpointText> read_checkpoint_text(const std::filesystem::path& dir) {
+  if (const auto gguf = TRY(open_gguf(dir))) return checkpoint_text_from_gguf(*gguf);
   CheckpointText out;
   const std::filesystem::path tokenizer_file = dir / "tokenizer_config.json";
   const Json tokenizer = TRY(read_json_file(tokenizer_file, kConfigBytesMax));

@@ -30,7 +30,7 @@ struct CheckpointText {
   bool typescript_tools = false;  // Kimi K2.5 and later
 };
 
-// Errors name the file. Files that are absent add nothing.
+// Of a folder, or of a GGUF file. Errors name the file. Files that are absent add nothing.
 Result<CheckpointText> read_checkpoint_text(const std::filesystem::path& dir);
 
 }  // namespace conclave::text

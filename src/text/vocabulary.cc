@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/mapped_file.h"
+#include "text/gguf_text.h"
 #include "text/rust_call.h"
 
 namespace conclave::text {
@@ -58,6 +59,12 @@ Vocabulary::Vocabulary(rust::Box<rust_bridge::Tokenizer> tokenizer, std::size_t 
 
 Result<Vocabulary> Vocabulary::load(const std::filesystem::path& dir,
                                     const CheckpointText& checkpoint, std::size_t size) {
+  if (const auto gguf = TRY(open_gguf(dir))) {
+    const std::string made = TRY(tokenizer_from_gguf(*gguf));
+    return Vocabulary(
+        TRY(rust_call(dir.string(), [&] { return rust_bridge::load_hf(rust_bytes(made), size); })),
+        size);
+  }
   std::error_code error;
   const std::filesystem::path tiktoken = dir / "tiktoken.model";
   if (std::filesystem::exists(tiktoken, error)) {

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Checks the float64 reference, then the engine against it: toy checkpoints, broken ones, Ember.
+# Checks the float64 reference, then the engine against it: toy checkpoints, the same in the formats of
+# other programs, broken ones, Ember.
 #
-# Usage: run.sh CONCLAVE BUILD_DIR [reference|toys|broken|ember ...]
+# Usage: run.sh CONCLAVE BUILD_DIR [reference|toys|formats|broken|ember ...]
 #
 # Makes the checkpoints under BUILD_DIR once per version of their generator. Needs NumPy, no network.
 set -euo pipefail
 
 if [[ $# -lt 2 ]]; then
-  echo "usage: $0 CONCLAVE BUILD_DIR [reference|toys|broken|ember ...]" >&2
+  echo "usage: $0 CONCLAVE BUILD_DIR [reference|toys|formats|broken|ember ...]" >&2
   exit 2
 fi
 conclave=$(realpath "$1")
@@ -15,7 +16,7 @@ build=$(realpath -m "$2")
 shift 2
 parts=("$@")
 if [[ ${#parts[@]} -eq 0 ]]; then
-  parts=(reference toys broken ember)
+  parts=(reference toys formats broken ember)
 fi
 
 reference=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../../tools/reference")
@@ -46,6 +47,12 @@ for part in "${parts[@]}"; do
     toys)
       make_once make_toys.py "$build/toys"
       "$python" "$reference/check_toys.py" --conclave "$conclave" --toys "$build/toys" || failed=1
+      ;;
+    formats)
+      make_once recast_toys.py "$build/formats"
+      "$python" "$reference/check_toys.py" --conclave "$conclave" --toys "$build/formats" || failed=1
+      make_once recast_ember.py "$build/ember_gguf"
+      "$python" "$reference/check_ember.py" --conclave "$conclave" --model "$build/ember_gguf" || failed=1
       ;;
     broken)
       make_once make_broken.py "$build/broken"

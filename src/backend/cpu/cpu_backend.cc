@@ -49,13 +49,13 @@ void CpuBackend::start(const Step& step) {
 }
 
 void CpuBackend::embed(const Step& step) {
-  CHECK(common_.embedding.rows > 0);
+  CHECK(common_.embedding.is_here());
   start(step);
   const std::size_t hidden = config_.hidden_size;
   for (std::size_t row = 0; row < step.tokens.size(); ++row) {
     CHECK(step.tokens[row].value < config_.vocab_size);
-    kernels::dequantize_row(common_.embedding, step.tokens[row].value, 0,
-                            std::span(hidden_).subspan(row * hidden, hidden));
+    common_.embedding.read(step.tokens[row].value,
+                           std::span(hidden_).subspan(row * hidden, hidden));
   }
 }
 

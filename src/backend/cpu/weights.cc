@@ -167,23 +167,31 @@ PackedMatrix Layout::place(LayerId layer, Weight weight, ExpertId expert,
                            const model::MatrixSlice& slice, bool transposed) {
   const SourceFormat format = source_.matrix(layer, weight, expert).format;
   PackedPart part{layer, weight, expert, slice.rows, slice.cols, transposed, PackedFormat::kF32};
-  // A transposed INT4 matrix would have its scales across the groups: kept without rounding.
-  const bool as_float = transposed && format == SourceFormat::kInt4Group;
-  if (!as_float) part.format = kept_format(weight, format, mode_);
+  part.format = kept_format(weight, format, mode_);
+  // Transposed, the scales would lie across the groups; cut, a group would have two.
+  if (keeps_groups(format, part.format) && (transposed || !in_whole_groups(slice.cols))) {
+    part.format = PackedFormat::kF32;
+  }
   return {part.format, part.lanes(), part.inputs(), part.block_offset(), add(part)};
 }
 
-// Read one row at a time, so it stays row-major, its bytes as in the file.
-SourceMatrix Layout::place_embedding() {
+// Read one row at a time, so plain numbers stay row-major, as in the file.
+Embedding Layout::place_embedding() {
   SourceMatrix m = source_.matrix({}, Weight::kEmbedding);
-  CHECK(m.scales.empty());
   PackedPart part;
   part.weight = Weight::kEmbedding;
   part.rows = {0, m.rows};
   part.cols = {0, m.cols};
   part.format = kernels::native_format(m.format);
-  m.weights = add(part);
-  return m;
+  const std::span<const std::byte> bytes = add(part);
+  if (!part.in_rows()) return {{}, {part.format, m.rows, m.cols, 0, bytes}};
+  m.weights = bytes;
+  return {m, {}};
+}
+
+void Embedding::read(std::size_t token, std::span<float> out) const {
+  if (panels.rows > 0) return kernels::unpack_row(panels, token, out);
+  kernels::dequantize_row(rows, token, 0, out);
 }
 
 std::uint64_t Layout::key() const { return hash_combine(key_, source_.fingerprint()) | 1u; }

@@ -37,8 +37,16 @@ struct CommonLayer {
   std::vector<float> router_logit_bias;  // of the router's product; empty without
 };
 
+// One of the two, in the arena, or none.
+struct Embedding {
+  kernels::SourceMatrix rows;    // plain numbers
+  kernels::PackedMatrix panels;  // integers
+  bool is_here() const { return rows.rows + panels.rows > 0; }
+  void read(std::size_t token, std::span<float> out) const;
+};
+
 struct CommonWeights {
-  kernels::SourceMatrix embedding;  // row-major in the arena; float formats only; may be absent
+  Embedding embedding;
   std::vector<CommonLayer> layers;
   std::vector<float> final_norm;
 };
@@ -84,7 +92,7 @@ class Layout {
 
   kernels::PackedMatrix place(LayerId layer, model::Weight weight, ExpertId expert,
                               const model::MatrixSlice& part, bool transposed = false);
-  kernels::SourceMatrix place_embedding();
+  Embedding place_embedding();
 
   std::size_t bytes() const { return end_; }
   std::span<const Placed> placed() const { return placed_; }

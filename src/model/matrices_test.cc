@@ -1,0 +1,143 @@
+#include "model/matrices.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+
+#include "model/test_checkpoint.h"
+
+namespace conclave::model {
+namespace {
+
+using kernels::SourceFormat;
+
+std::string text_of(std::size_t count, char byte) { return std::string(count, byte); }
+
+// A folder with just these tensors, and what takes them.
+class MatricesTest : public CheckpointDirTest {
+ protected:
+  void add(const std::string& name, const std::string& dtype, std::vector<std::size_t> shape,
+           char byte = '\x11') {
+    std::size_t bytes = dtype == "U8" ? 1 : dtype == "BF16" || dtype == "F16" ? 2 : 4;
+    for (const std::size_t size : shape) bytes *= size;
+    checkpoint_.tensors.push_back({name, dtype, std::move(shape), text_of(bytes, byte)});
+  }
+  Result<Linear> take(MatrixShape shape, std::size_t stacked = 0) {
+    checkpoint_.write(dir_);
+    opened_ = std::make_unique<formats::Checkpoint>(formats::Checkpoint::open(dir_).value());
+    tensors_ = std::make_unique<TensorTaker>(*opened_);
+    description_.quant = QuantMethod::kInt4Group;
+    return MatrixTaker(*tensors_, description_).take("m", shape, stacked);
+  }
+  void SetUp() override {
+    CheckpointDirTest::SetUp();
+    start_again();
+  }
+  void start_again() { checkpoint_.tensors.clear(); }
+
+  TestCheckpoint checkpoint_{TestCheckpoint::Kind::kBf16};
+  std::unique_ptr<formats::Checkpoint> opened_;
+  std::unique_ptr<TensorTaker> tensors_;
+  Description description_;
+};
+
+TEST_F(MatricesTest, MlxSizesComeFromTheShapes) {
+  add("m.weight", "U32", {6, 128 * 3 / 32});
+  add("m.scales", "F16", {6, 2});
+  add("m.biases", "F16", {6, 2});
+  const auto linear = take({6, 128});
+  ASSERT_TRUE(linear) << linear.error().message;
+  EXPECT_EQ(linear->matrix.format, SourceFormat::kMlx4);
+  EXPECT_EQ(linear->matrix.bits, 3u);
+  EXPECT_EQ(linear->matrix.group, 64u);
+  EXPECT_EQ(linear->matrix.scale_type, kernels::ScaleType::kF16);
+  EXPECT_TRUE(check_values(*linear));
+}
+
+TEST_F(MatricesTest, MlxStacksAreCutIntoExperts) {
+  add("m.weight", "U32", {3, 4, 8 * 8 / 8});
+  add("m.scales", "BF16", {3, 4, 1});
+  add("m.biases", "BF16", {3, 4, 1});
+  const auto all = take({4, 32}, 3);
+  ASSERT_TRUE(all) << all.error().message;
+  EXPECT_EQ(all->matrix.rows, 12u);
+  EXPECT_EQ(all->matrix.bits, 8u);
+  const Linear second = part_of_stack(*all, 1, 4);
+  EXPECT_EQ(second.matrix.rows, 4u);
+  EXPECT_EQ(second.matrix.weights.data(), all->matrix.weights.data() + 4 * 32);
+  EXPECT_EQ(second.matrix.offsets.data(), all->matrix.offsets.data() + 4 * 2);
+}
+
+TEST_F(MatricesTest, MlxWrongSizesAreNamed) {
+  add("m.weight", "U32", {6, 128 * 7 / 32});
+  add("m.scales", "BF16", {6, 2});
+  add("m.biases", "BF16", {6, 2});
+  EXPECT_EQ(take({6, 128}).error().message,
+            "model.safetensors: m.weight: shape [6, 28] for 128 inputs, expected 2, 3, 4, 5, 6 or "
+            "8 bits each");
+  start_again();
+  add("m.weight", "U32", {6, 16});
+  add("m.scales", "BF16", {6, 8});
+  add("m.biases", "BF16", {6, 8});
+  EXPECT_NE(take({6, 128}).error().message.find("m.scales: shape [6, 8] for 128 inputs"),
+            std::string::npos);
+  start_again();
+  add("m.weight", "U32", {6, 16});
+  add("m.scales", "BF16", {6, 2});
+  EXPECT_NE(take({6, 128}).error().message.find("m.biases: missing, expected BF16 [6, 2]"),
+            std::string::npos);
+}
+
+TEST_F(MatricesTest, MlxMxfp4HasByteScales) {
+  add("m.weight", "U32", {6, 8});
+  add("m.scales", "U8", {6, 2}, '\x7f');
+  const auto linear = take({6, 64});
+  ASSERT_TRUE(linear) << linear.error().message;
+  EXPECT_EQ(linear->matrix.format, SourceFormat::kMxfp4);
+  std::vector<float> row(64);
+  kernels::dequantize_row(linear->matrix, 5, 0, row);
+  EXPECT_EQ(row, std::vector<float>(64, 0.5f));
+}
+
+TEST_F(MatricesTest, PackedWithZeroPoints) {
+  add("m.weight_packed", "I32", {9, 16}, '\x35');
+  add("m.weight_scale", "F16", {9, 1}, '\x3c');
+  add("m.weight_zero_point", "I32", {2, 1}, '\x44');
+  const auto linear = take({9, 128});
+  ASSERT_TRUE(linear) << linear.error().message;
+  EXPECT_EQ(linear->matrix.format, SourceFormat::kPacked4);
+  EXPECT_EQ(linear->matrix.group, 128u);
+  std::vector<float> row(128);
+  kernels::dequantize_row(linear->matrix, 8, 0, row);
+  EXPECT_EQ(row[0], -row[1]);  // 5 - 4 and 3 - 4
+  EXPECT_GT(row[0], 0.0f);
+  EXPECT_TRUE(check_values(*linear));
+}
+
+TEST_F(MatricesTest, PackedInEightBitsHasItsZeroInTheMiddle) {
+  add("m.weight_packed", "I32", {2, 8}, '\x81');
+  add("m.weight_scale", "F32", {2, 1}, '\x40');
+  const auto linear = take({2, 32});
+  ASSERT_TRUE(linear) << linear.error().message;
+  EXPECT_EQ(linear->matrix.format, SourceFormat::kPacked8);
+  std::vector<float> row(32);
+  kernels::dequantize_row(linear->matrix, 0, 0, row);
+  float scale = 0.0f;
+  std::memcpy(&scale, "\x40\x40\x40\x40", 4);
+  EXPECT_EQ(row[0], scale);  // 129 - 128
+}
+
+TEST_F(MatricesTest, BadScalesAreNamed) {
+  add("m.weight", "U32", {2, 4});
+  add("m.scales", "BF16", {2, 1}, '\x7f');
+  add("m.biases", "BF16", {2, 1});
+  checkpoint_.tensors[1].bytes = std::string("\x80\x3f\x80\x7f", 4);
+  const auto linear = take({2, 32});
+  ASSERT_TRUE(linear) << linear.error().message;
+  EXPECT_EQ(check_values(*linear).error().message,
+            "model.safetensors: m.scales: [1, 0] is NaN or infinite, expected a finite number");
+}
+
+}  // namespace
+}  // namespace conclave::model

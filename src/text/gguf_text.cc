@@ -1,0 +1,300 @@
+#include "text/gguf_text.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace conclave::text {
+namespace {
+
+using formats::Gguf;
+using nlohmann::json;  // sorted: a vocabulary is looked up by its names
+
+// tokenizer.ggml.token_type
+enum TokenType : std::int64_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6,
+};
+
+struct Tokens {
+  std::vector<std::string_view> names;
+  std::vector<std::int64_t> types;  // as many
+
+  bool is_added(std::size_t id) const { return types[id] == kControl || types[id] == kUserDefined; }
+};
+
+Result<Tokens> read_tokens(const Gguf& gguf) {
+  Tokens out;
+  out.names = TRY(gguf.texts("tokenizer.ggml.tokens"));
+  out.types = TRY(gguf.integers("tokenizer.ggml.token_type"));
+  if (out.types.empty()) out.types.assign(out.names.size(), kNormal);
+  if (out.names.empty()) return not_found(gguf.label() + ": no tokenizer.ggml.tokens");
+  if (out.types.size() == out.names.size()) return out;
+  return invalid_input(gguf.label() +
+                       ": tokenizer.ggml.token_type: " + std::to_string(out.types.size()) +
+                       " types, expected " + std::to_string(out.names.size()));
+}
+
+// ---- How text is cut into pieces, by tokenizer.ggml.pre ----------------------------------------
+
+constexpr std::string_view kContractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+constexpr std::string_view kSpaces = R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+std::string qwen_pattern(std::string_view digits) {
+  return std::string(kContractions) + R"(|[^\r\n\p{L}\p{N}]?\p{L}+|)" + std::string(digits) +
+         R"(| ?[^\s\p{L}\p{N}]+[\r\n]*)" + std::string(kSpaces);
+}
+
+// o200k's pattern; `letter` stands before each class of letters.
+std::string cased_pattern(std::string_view letter, std::string_view punctuation_end) {
+  const std::string upper = "(?:" + std::string(letter) + R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]))";
+  const std::string lower = "(?:" + std::string(letter) + R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]))";
+  const std::string before = R"([^\r\n\p{L}\p{N}]?)";
+  const std::string after = std::string(kContractions) + "?";
+  return before + upper + "*" + lower + "+" + after + "|" + before + upper + "+" + lower + "*" +
+         after + R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+)" + std::string(punctuation_end) +
+         std::string(kSpaces);
+}
+
+using Patterns = std::vector<std::string>;
+
+Patterns deepseek_v3_patterns() {
+  return {R"(\p{N}{1,3})", "[一-龥぀-ゟ゠-ヿ]+",
+          R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
+          R"(| ?[\p{P}\p{S}]+[\r\n]*)" +
+              std::string(kSpaces)};
+}
+
+// The file spells out the letters that have a case.
+Patterns deepseek_llm_patterns() {
+  return {R"([\r\n])", R"(\s?[\p{Lu}\p{Ll}\p{Lt}]+)", R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)",
+          R"(\s+$)",   "[一-龥ࠀ-一가-\xED\x9F\xBF]+", R"(\p{N})"};
+}
+
+Patterns kimi_patterns() {
+  return {R"([\p{Han}]+|)" + cased_pattern(R"((?!\p{Han}))", R"([\r\n]*)")};
+}
+
+struct PreTokenizer {
+  std::string_view name;
+  Patterns (*patterns)();
+  bool whole_pieces;  // a piece that is a token is one, whatever the merges say
+  bool nfc;
+};
+
+constexpr std::array kPreTokenizers = {
+    PreTokenizer{"kimi-k2", kimi_patterns, true, false},
+    PreTokenizer{"deepseek-v3", deepseek_v3_patterns, false, false},
+    PreTokenizer{"deepseek-llm", deepseek_llm_patterns, false, false},
+    PreTokenizer{"qwen2", [] { return Patterns{qwen_pattern(R"(\p{N})")}; }, false, true},
+    PreTokenizer{"glm4", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
+    PreTokenizer{"chatglm-bpe", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true,
+                 false},
+    PreTokenizer{"llama-bpe", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
+    PreTokenizer{"gpt-4o", [] { return Patterns{cased_pattern("", R"([\r\n/]*)")}; }, true, false},
+    PreTokenizer{"gpt-2", [] { return Patterns{}; }, false, false},
+    PreTokenizer{"default", [] { return Patterns{}; }, false, false},
+};
+
+Result<const PreTokenizer*> find_pre_tokenizer(const Gguf& gguf) {
+  const std::string name = TRY(gguf.text_if_there("tokenizer.ggml.pre")).value_or("default");
+  const auto found = std::ranges::find(kPreTokenizers, name, &PreTokenizer::name);
+  if (found != kPreTokenizers.end()) return &*found;
+  std::string known;
+  for (const PreTokenizer& one : kPreTokenizers) {
+    known += (known.empty() ? "" : ", ") + std::string(one.name);
+  }
+  return unsupported(gguf.label() + ": tokenizer.ggml.pre: \"" + name.substr(0, 40) +
+                     "\", expected one of " + known);
+}
+
+json pre_tokenizer_json(const Patterns& patterns) {
+  json list = json::array();
+  for (const std::string& pattern : patterns) {
+    list.push_back({{"type", "Split"},
+                    {"pattern", {{"Regex", pattern}}},
+                    {"behavior", "Isolated"},
+                    {"invert", false}});
+  }
+  list.push_back({{"type", "ByteLevel"},
+                  {"add_prefix_space", false},
+                  {"trim_offsets", false},
+                  {"use_regex", patterns.empty()}});
+  return {{"type", "Sequence"}, {"pretokenizers", list}};
+}
+
+// ---- The parts of tokenizer.json
+// -------------------------------------------------------------------
+
+json added_tokens_json(const Tokens& tokens) {
+  json list = json::array();
+  for (std::size_t id = 0; id < tokens.names.size(); ++id) {
+    if (!tokens.is_added(id)) continue;
+    list.push_back({{"id", id},
+                    {"content", tokens.names[id]},
+                    {"special", tokens.types[id] == kControl},
+                    {"single_word", false},
+                    {"lstrip", false},
+                    {"rstrip", false},
+                    {"normalized", false}});
+  }
+  return list;
+}
+
+json vocabulary_json(const Tokens& tokens) {
+  json vocabulary = json::object();
+  for (std::size_t id = 0; id < tokens.names.size(); ++id) {
+    if (tokens.types[id] == kControl || tokens.types[id] == kUnused) continue;
+    vocabulary[std::string(tokens.names[id])] = id;
+  }
+  return vocabulary;
+}
+
+Result<json> byte_level_json(const Gguf& gguf, const Tokens& tokens) {
+  const PreTokenizer& pre = *TRY(find_pre_tokenizer(gguf));
+  const json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", false},
+                           {"trim_offsets", false},
+                           {"use_regex", false}};
+  json merges = json::array();
+  for (const std::string_view merge : TRY(gguf.texts("tokenizer.ggml.merges"))) {
+    merges.push_back(merge);
+  }
+  return json{{"normalizer", pre.nfc ? json{{"type", "NFC"}} : json(nullptr)},
+              {"pre_tokenizer", pre_tokenizer_json(pre.patterns())},
+              {"decoder", byte_level},
+              {"model",
+               {{"type", "BPE"},
+                {"vocab", vocabulary_json(tokens)},
+                {"merges", merges},
+                {"ignore_merges", pre.whole_pieces}}}};
+}
+
+// Every way to make a piece out of two others, the best piece first: what SentencePiece's scores
+// mean as merges.
+json merges_from_scores(const Tokens& tokens, const std::vector<float>& scores) {
+  std::unordered_map<std::string_view, std::size_t> ids;
+  for (std::size_t id = 0; id < tokens.names.size(); ++id) {
+    if (tokens.types[id] == kNormal) ids.emplace(tokens.names[id], id);
+  }
+  struct Merge {
+    float score;
+    std::string text;
+  };
+  std::vector<Merge> merges;
+  for (const auto& [name, id] : ids) {
+    for (std::size_t at = 1; at < name.size(); ++at) {
+      const std::string_view left = name.substr(0, at);
+      const std::string_view right = name.substr(at);
+      if (!ids.contains(left) || !ids.contains(right)) continue;
+      merges.push_back({scores[id], std::string(left) + " " + std::string(right)});
+    }
+  }
+  std::ranges::sort(merges, [](const Merge& a, const Merge& b) {
+    return a.score != b.score ? a.score > b.score : a.text < b.text;
+  });
+  json out = json::array();
+  for (const Merge& merge : merges) out.push_back(merge.text);
+  return out;
+}
+
+Result<json> sentence_piece_json(const Gguf& gguf, const Tokens& tokens) {
+  const std::vector<float> scores = TRY(gguf.floats("tokenizer.ggml.scores"));
+  if (scores.size() != tokens.names.size()) {
+    return invalid_input(gguf.label() +
+                         ": tokenizer.ggml.scores: " + std::to_string(scores.size()) +
+                         " scores, expected " + std::to_string(tokens.names.size()));
+  }
+  json steps = json::array();
+  if (TRY(gguf.flag_if_there("tokenizer.ggml.add_space_prefix")).value_or(true)) {
+    steps.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
+  }
+  steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
+  const auto unknown = std::ranges::find(tokens.types, std::int64_t{kUnknown});
+  const json unknown_name =
+      unknown == tokens.types.end()
+          ? json(nullptr)
+          : json(tokens.names[static_cast<std::size_t>(unknown - tokens.types.begin())]);
+  return json{{"normalizer", {{"type", "Sequence"}, {"normalizers", steps}}},
+              {"pre_tokenizer", nullptr},
+              {"decoder", {{"type", "Fuse"}}},
+              {"model",
+               {{"type", "BPE"},
+                {"vocab", vocabulary_json(tokens)},
+                {"merges", merges_from_scores(tokens, scores)},
+                {"unk_token", unknown_name},
+                {"fuse_unk", true},
+                {"byte_fallback", true}}}};
+}
+
+// "Kimi-K2.5": its template writes tools as TypeScript.
+bool is_later_kimi(std::string_view name) {
+  const std::size_t at = name.find("K2.");
+  return at != name.npos && at + 3 < name.size() && name[at + 3] >= '5' && name[at + 3] <= '9';
+}
+
+}  // namespace
+
+Result<std::optional<Gguf>> open_gguf(const std::filesystem::path& path) {
+  const auto files = TRY(formats::find_gguf(path));
+  if (!files) return std::optional<Gguf>();
+  return std::optional<Gguf>(TRY(Gguf::open(*files)));
+}
+
+Result<std::string> tokenizer_from_gguf(const Gguf& gguf) {
+  const Tokens tokens = TRY(read_tokens(gguf));
+  const std::string kind = TRY(gguf.text_if_there("tokenizer.ggml.model")).value_or("");
+  if (kind != "gpt2" && kind != "llama") {
+    return unsupported(gguf.label() + ": tokenizer.ggml.model: \"" + kind.substr(0, 40) +
+                       "\", expected \"gpt2\" or \"llama\"");
+  }
+  json out =
+      kind == "gpt2" ? TRY(byte_level_json(gguf, tokens)) : TRY(sentence_piece_json(gguf, tokens));
+  out["version"] = "1.0";
+  out["added_tokens"] = added_tokens_json(tokens);
+  return out.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Result<CheckpointText> checkpoint_text_from_gguf(const Gguf& gguf) {
+  CheckpointText out;
+  const std::vector<std::string_view> names = TRY(gguf.texts("tokenizer.ggml.tokens"));
+  if (!names.empty()) {
+    const Tokens tokens = TRY(read_tokens(gguf));
+    for (std::size_t id = 0; id < names.size(); ++id) {
+      if (!tokens.is_added(id)) continue;
+      out.added_tokens[static_cast<std::uint32_t>(id)] = {std::string(names[id]),
+                                                          tokens.types[id] == kControl};
+    }
+  }
+  const std::array<std::pair<std::string_view, std::string_view>, 5> kNamed = {
+      {{"bos", "bos_token"},
+       {"eos", "eos_token"},
+       {"unknown", "unk_token"},
+       {"padding", "pad_token"},
+       {"seperator", "sep_token"}}};
+  for (const auto& [key, name] : kNamed) {
+    const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
+    const auto id = TRY(gguf.count_if_there(full));
+    if (id && *id < names.size()) out.named_tokens[std::string(name)] = names[*id];
+  }
+  for (const std::string_view key : {"eos", "eot", "eom"}) {
+    const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
+    const auto id = TRY(gguf.count_if_there(full));
+    if (id && *id < names.size()) out.stop_ids.push_back(static_cast<std::uint32_t>(*id));
+  }
+  out.chat_template = TRY(gguf.text_if_there("tokenizer.chat_template"));
+  const std::string model = TRY(gguf.text_if_there("general.name")).value_or("");
+  const std::string base = TRY(gguf.text_if_there("general.basename")).value_or("");
+  out.typescript_tools = is_later_kimi(model) || is_later_kimi(base);
+  return out;
+}
+
+}  // namespace conclave::text
