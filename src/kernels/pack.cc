@@ -102,7 +102,8 @@ void pack_int8_group(const PanelSource& s, std::size_t group, std::span<std::byt
     std::memcpy(out.data() + place.scales + r * 2, &bits, sizeof bits);
     const float scale = bf16_to_float(bits);
     for (std::size_t k = 0; k < n; ++k) {
-      const float q = scale > 0.0f ? std::nearbyint(values[k] / scale) : 0.0f;
+      const float steps = scale > 0.0f ? std::nearbyint(values[k] / scale) : 0.0f;
+      const float q = std::fabs(steps) <= 127.0f ? steps : 0.0f;  // NaN, where scales overflow
       out[place.weights + k / 4 * 64 + r * 4 + k % 4] =
           static_cast<std::byte>(static_cast<int>(q) + 128);
     }
@@ -120,6 +121,10 @@ struct Int4Values {
   float error = 0.0f;       // squared, summed
   float q[kGroup] = {};     // whole numbers from -8 to 7
 };
+
+bool all_finite(const float (&values)[kGroup]) {
+  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
 
 // Values rounded with the bf16 number next to `wanted` as their scale.
 Int4Values round_int4(const float (&values)[kGroup], float wanted) {
@@ -142,6 +147,7 @@ Int4Values round_int4(const float (&values)[kGroup], float wanted) {
 // The largest value falls on -8, the one whole number without a partner of the other sign, or short
 // of it or beyond; then the scale that fits best the numbers that came out.
 Int4Values choose_int4(const float (&values)[kGroup]) {
+  if (!all_finite(values)) return {};  // where scales overflow
   float extreme = 0.0f;
   for (const float value : values) {
     if (std::fabs(value) > std::fabs(extreme)) extreme = value;

@@ -37,6 +37,13 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
 constexpr auto kIsBadBf16 = [](std::uint16_t bits) { return (bits & 0x7f80u) == 0x7f80u; };
 constexpr auto kIsBadF16 = [](std::uint16_t bits) { return (bits & 0x7c00u) == 0x7c00u; };
 constexpr auto kIsBadF32 = [](std::uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u; };
+// Times a code and with an offset, a scale from 2^118 on may make infinity and then NaN.
+constexpr auto kIsBadBf16Scale = [](std::uint16_t bits) {
+  return (bits & 0x7fffu) >= (127u + 118u) << 7;
+};
+constexpr auto kIsBadF32Scale = [](std::uint32_t bits) {
+  return (bits & 0x7fffffffu) >= (127u + 118u) << 23;
+};
 // 255 is NaN; above 252 a weight of 6 would be infinite.
 constexpr auto kIsBadE8m0 = [](std::uint8_t bits) { return bits > 252; };
 constexpr auto kIsBadE4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
@@ -124,11 +131,11 @@ std::optional<std::size_t> first_bad_scale(std::span<const std::byte> scales,
                                            kernels::ScaleType type) {
   switch (type) {
     case kernels::ScaleType::kBF16:
-      return first_bad<std::uint16_t>(scales, kIsBadBf16);
+      return first_bad<std::uint16_t>(scales, kIsBadBf16Scale);
     case kernels::ScaleType::kF16:
       return first_bad<std::uint16_t>(scales, kIsBadF16);
     case kernels::ScaleType::kF32:
-      return first_bad<std::uint32_t>(scales, kIsBadF32);
+      return first_bad<std::uint32_t>(scales, kIsBadF32Scale);
   }
   return std::nullopt;
 }

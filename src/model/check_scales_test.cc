@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include "model/table.h"
@@ -64,6 +65,42 @@ TEST(FirstNotFinite, FindsBadValuesOfEveryPlainType) {
   EXPECT_EQ(find(SourceFormat::kF16, f16), 2047u);
   EXPECT_EQ(find(SourceFormat::kF32, f32), 0u);
   EXPECT_EQ(find(SourceFormat::kInt4Group, bf16), std::nullopt);
+}
+
+// 3e38 is finite, but 255 times it is not, and another infinity beside it makes NaN.
+TEST(CheckScales, StreamsMustNotReachInfinity) {
+  for (const int bits : {0x7f61, 0xff61, 0x7a80}) {
+    const auto large = static_cast<std::uint16_t>(bits);
+    const std::vector<std::uint16_t> scales = {0x3f80, large};
+    SourceMatrix matrix{SourceFormat::kMlx8, 2, 32, {}, std::as_bytes(std::span(scales))};
+    matrix.group = 32;
+    EXPECT_FALSE(check_scales(matrix, "m")) << large;
+  }
+  const std::vector<std::uint16_t> scales = {0x3f80, 0x7a7f};
+  SourceMatrix good{SourceFormat::kMlx8, 2, 32, {}, std::as_bytes(std::span(scales))};
+  good.group = 32;
+  EXPECT_TRUE(check_scales(good, "m"));
+}
+
+// Every block format: its own scale made NaN, at its own place.
+TEST(CheckScales, BlocksOfGguf) {
+  const std::tuple<SourceFormat, std::size_t, std::size_t, std::size_t> formats[] = {
+      {SourceFormat::kQ4_0, 32, 18, 0},      {SourceFormat::kQ4_1, 32, 20, 2},
+      {SourceFormat::kQ5_0, 32, 22, 0},      {SourceFormat::kQ5_1, 32, 24, 2},
+      {SourceFormat::kQ8_0, 32, 34, 0},      {SourceFormat::kIq4Nl, 32, 18, 0},
+      {SourceFormat::kQ4K, 256, 144, 2},     {SourceFormat::kQ5K, 256, 176, 0},
+      {SourceFormat::kQ6K, 256, 210, 208},   {SourceFormat::kIq4Xs, 256, 136, 0},
+      {SourceFormat::kGgufMxfp4, 32, 17, 0},
+  };
+  for (const auto& [format, inputs, bytes, place] : formats) {
+    std::vector<std::byte> blocks(6 * bytes);
+    const SourceMatrix matrix{format, 3, 2 * inputs, blocks, {}};
+    EXPECT_TRUE(check_scales(matrix, "m"));
+    blocks[5 * bytes + place] = std::byte{0xff};
+    if (format != SourceFormat::kGgufMxfp4) blocks[5 * bytes + place + 1] = std::byte{0x7e};
+    EXPECT_EQ(check_scales(matrix, "x.gguf: m", 10).error().message,
+              "x.gguf: m: row 12, block 1: the scale is NaN or infinite, expected a finite number");
+  }
 }
 
 }  // namespace

@@ -77,7 +77,8 @@ Result<std::uint64_t> vocabulary_size(const Keys& keys) {
 }
 
 Result<json> read_yarn(const Keys& keys) {
-  json out = {{"type", "yarn"}, {"factor", short_number(TRY(keys.number("rope.scaling.factor")))}};
+  json out = {{"type", "yarn"}};
+  out["factor"] = short_number(TRY(keys.number("rope.scaling.factor")));
   out["original_max_position_embeddings"] = TRY(keys.count("rope.scaling.original_context_length"));
   for (const auto& [key, field] : {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"},
                                    std::pair{"rope.scaling.yarn_beta_slow", "beta_slow"}}) {

@@ -91,13 +91,11 @@ class TableBuilder {
 
   // In MLX's files and GGUF's all experts of a layer are one tensor for each of the three.
   std::string stack_name(LayerId layer, std::size_t part) const {
-    for (const std::string_view block : {"switch_mlp.", "experts."}) {
-      const std::string name = in_moe_block(
-          description_, layer, std::string(block) + std::string(description_.expert_modules[part]));
-      if (matrices_.has(name)) return name;
-    }
-    return in_moe_block(description_, layer,
-                        "switch_mlp." + std::string(description_.expert_modules[part]));
+    constexpr std::array<std::string_view, 3> kModules = {"gate_proj", "up_proj", "down_proj"};
+    const std::string module(kModules[part]);
+    const std::string name = in_moe_block(description_, layer, "experts." + module);
+    if (matrices_.has(name)) return name;
+    return in_moe_block(description_, layer, "switch_mlp." + module);
   }
 
   Result<std::vector<Linear>> take_stacked_experts(LayerId layer) {

@@ -165,9 +165,8 @@ Result<json> byte_level_json(const Gguf& gguf, const Tokens& tokens) {
                            {"trim_offsets", false},
                            {"use_regex", false}};
   json merges = json::array();
-  for (const std::string_view merge : TRY(gguf.texts("tokenizer.ggml.merges"))) {
-    merges.push_back(merge);
-  }
+  const std::vector<std::string_view> listed = TRY(gguf.texts("tokenizer.ggml.merges"));
+  for (const std::string_view merge : listed) merges.push_back(merge);
   return json{{"normalizer", pre.nfc ? json{{"type", "NFC"}} : json(nullptr)},
               {"pre_tokenizer", pre_tokenizer_json(pre.patterns())},
               {"decoder", byte_level},

@@ -36,7 +36,16 @@ DIVISIONS = [
     ("gpt_oss", 2, "1,1", "slice-ra"),
     ("gpt_oss", 3, "1,1,1", "expert"),
     ("gpt_oss", 3, "1,1,1", "pipeline"),
+    # The formats of other programs; 9 of 16 units of a width of 256 end within their blocks.
+    ("gguf_q4_k_m", 3, "2,1,1", "slice"),
+    ("gguf_v2_lite", 2, "9,7", "slice"),
+    ("gguf_gpt_oss", 3, "1,1,1", "expert"),
+    ("gguf_mixtral", 3, "1,1,1", "pipeline"),
+    ("mlx_v3", 2, "9,7", "slice"),
+    ("mlx_qwen3", 3, "1,2,1", "slice"),
+    ("packed_g128", 2, "5,3", "slice"),
 ]
+RECAST = ("gguf_", "mlx_", "packed_")
 
 
 def byte_tokenizer():
@@ -60,12 +69,18 @@ class Families(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         for name in sorted({division[0] for division in DIVISIONS}):
             subprocess.run(
-                [sys.executable, REFERENCE / "make_toys.py", cls.folder, "--only", name],
+                [sys.executable, REFERENCE / cls.maker(name), cls.folder, "--only", name],
                 check=True, capture_output=True, timeout=300)  # fmt: skip
             toy = cls.folder / name
+            if name.startswith("gguf_"):
+                continue  # has its own
             (toy / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
             (toy / "chat_template.jinja").write_text(
                 "{% for message in messages %}{{ message.content }}{% endfor %}")
+
+    @staticmethod
+    def maker(name):
+        return "recast_toys.py" if name.startswith(RECAST) else "make_toys.py"
 
     def answer(self, server, tokens=24):
         """The ids' text and every token's log-probabilities."""
@@ -102,6 +117,13 @@ class Families(unittest.TestCase):
                 worst = max(abs(a - b) for x, y in zip(logprobs, expected[toy][1])
                             for a, b in zip(x, y))
                 self.assertLess(worst, LOGPROB_ERROR_MAX)
+
+    def test_machines_without_the_gguf_file_get_their_slices(self):
+        toy = "gguf_q4_k_m"
+        expected = self.alone(toy, "--exact")
+        with Pool(2, "--exact", "--shares", "2,1,1", model=self.folder / toy) as pool:
+            pieces, _ = self.answer(pool.head)
+        self.assertEqual(pieces, expected[0])
 
     def test_grouped_attention_survives_a_machine_without_prefill(self):
         fields = dict(temperature=0, max_tokens=600, ignore_eos=True, logprobs=True)

@@ -55,9 +55,9 @@ def encode_value(value: Any) -> bytes:
 def encode_list(values: Sequence[Any]) -> bytes:
     """A list of texts, whole numbers (int32) or floats."""
     head = struct.pack("<I", ARRAY)
-    if values and isinstance(values[0], str):
+    if not values or isinstance(values[0], str):
         return head + struct.pack("<IQ", STRING, len(values)) + b"".join(map(text, values))
-    kind, dtype = ("f32", "<f4") if values and isinstance(values[0], float) else ("i32", "<i4")
+    kind, dtype = ("f32", "<f4") if isinstance(values[0], float) else ("i32", "<i4")
     return head + struct.pack("<IQ", TYPES[kind][0], len(values)) + np.array(values, dtype).tobytes()
 
 

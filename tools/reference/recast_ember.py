@@ -21,18 +21,9 @@ from block_formats import halves
 from check_ember import DEFAULT_MODEL
 from gguf_io import GgufTensor, write_gguf
 from number_formats import bf16_to_float, unpack_int4
-from recast_toys import Recast, gguf_metadata, gguf_name
+from recast_toys import Recast, byte_letters, gguf_metadata, gguf_name
 from safetensors_io import Tensor, read_folder
 from toy_specs import ToySpec
-
-
-def byte_letters() -> list[str]:
-    """GPT-2's printable character for each byte."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in own]
-    table = {byte: chr(byte) for byte in own}
-    table.update({byte: chr(256 + i) for i, byte in enumerate(others)})
-    return [table[byte] for byte in range(256)]
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

@@ -336,7 +336,28 @@ def gguf_metadata(recast: Recast) -> dict[str, Any]:
             own["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
     return {"general.architecture": arch, "general.name": recast.name,
             **{f"{arch}.{key}": value for key, value in own.items()},
+            **byte_tokenizer(sizes["vocab_size"]),
             "tokenizer.ggml.eos_token_id": sizes["eos_token_id"]}
+
+
+def byte_letters() -> list[str]:
+    """GPT-2's printable character for each byte."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in own]
+    table = {byte: chr(byte) for byte in own}
+    table.update({byte: chr(256 + i) for i, byte in enumerate(others)})
+    return [table[byte] for byte in range(256)]
+
+
+def byte_tokenizer(vocab_size: int) -> dict[str, Any]:
+    """Tokens that are bytes, and unused ones."""
+    unused = [f"[PAD{i}]" for i in range(256, vocab_size)]
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": byte_letters() + unused,
+            "tokenizer.ggml.token_type": [1] * 256 + [5] * len(unused),
+            "tokenizer.ggml.merges": [],
+            "tokenizer.chat_template":
+                "{% for message in messages %}{{ message.content }}{% endfor %}"}
 
 
 def latent_metadata(recast: Recast) -> dict[str, Any]:
