@@ -22,7 +22,6 @@ using conclave::formats::Checkpoint;
 using conclave::kernels::PackedFormat;
 using conclave::kernels::SourceMatrix;
 using conclave::model::Description;
-using conclave::model::Linear;
 using conclave::model::QuantMethod;
 
 // Takes the input apart, and gives zeros at its end.
@@ -36,7 +35,7 @@ class Input {
     return byte % below;
   }
   // Wrong now and then.
-  std::size_t about(std::size_t right) { return next(16) == 0 ? next(8) : right; }
+  std::size_t about(std::size_t right) { return next(16) == 15 ? next(8) : right; }
   std::string bytes(std::size_t count) {
     std::string out;
     for (std::size_t i = 0; i < count; ++i) out += static_cast<char>(next(256));
@@ -105,9 +104,7 @@ void add_fp8(Input& in, File& file, std::size_t rows, std::size_t cols) {
   file.add(in, "m.weight_scale_inv", "F32", 4, {(rows + 127) / 128, (cols + 127) / 128});
 }
 
-void use(const Linear& linear) {
-  const SourceMatrix& matrix = linear.matrix;
-  if (!check_values(linear)) return;
+void pack_and_read(const SourceMatrix& matrix) {
   std::vector<float> row(matrix.cols);
   for (std::size_t r = 0; r < matrix.rows; ++r) {
     conclave::kernels::dequantize_row(matrix, r, 0, row);
@@ -121,6 +118,20 @@ void use(const Linear& linear) {
     const std::size_t rows = std::min<std::size_t>(matrix.rows, 16);
     conclave::kernels::unpack_row({format, rows, matrix.cols, 0, panel}, rows - 1, row);
   }
+}
+
+// GGUF's blocks; what lies around them is fuzz_gguf's.
+void use_blocks(Input& in, std::size_t rows) {
+  using conclave::kernels::SourceFormat;
+  constexpr std::size_t kFirst = static_cast<std::size_t>(SourceFormat::kQ4_0);
+  constexpr std::size_t kCount = static_cast<std::size_t>(SourceFormat::kMlx4) - kFirst;
+  const auto format = static_cast<SourceFormat>(kFirst + in.next(kCount));
+  const conclave::kernels::BlockLayout layout = conclave::kernels::block_layout(format);
+  const std::size_t blocks = 1 + in.next(3);
+  const std::string bytes = in.bytes(rows * blocks * layout.bytes);
+  const SourceMatrix matrix{
+      format, rows, blocks * layout.inputs, std::as_bytes(std::span(bytes)), {}};
+  if (check_scales(matrix, "m")) pack_and_read(matrix);
 }
 
 std::filesystem::path make_folder() {
@@ -140,7 +151,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t cols = 32 * (1 + in.next(8));
   File file;
   Description description;
-  switch (in.next(3)) {
+  switch (in.next(4)) {
+    case 3:
+      return use_blocks(in, rows), 0;
     case 0:
       add_mlx(in, file, rows, cols);
       description.quant = QuantMethod::kMlx;
@@ -159,6 +172,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   conclave::model::TensorTaker tensors(*checkpoint);
   conclave::model::MatrixTaker matrices(tensors, description);
   const auto linear = matrices.take("m", {rows, cols});
-  if (linear) use(*linear);
+  if (linear && check_values(*linear)) pack_and_read(linear->matrix);
   return 0;
 }

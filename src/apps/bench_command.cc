@@ -12,6 +12,7 @@
 #include "apps/inspect_report.h"
 #include "apps/loaded_model.h"
 #include "apps/program.h"
+#include "formats/formats.h"
 
 namespace conclave::apps {
 namespace {
@@ -84,7 +85,7 @@ Result<int> run_bench(Program& program, const BenchOptions& options) {
                                   ? options.model.threads
                                   : std::max(1u, std::thread::hardware_concurrency());
   BenchReport report;
-  report.model = loaded.dir.filename().string();
+  report.model = formats::model_name(loaded.dir);
   report.backend = loaded.backend->describe();
   report.weights = options.model.weights;
   report.threads = threads;

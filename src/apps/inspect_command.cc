@@ -23,7 +23,7 @@ Result<int> run_inspect(Program& program, const InspectOptions& options) {
   const auto stored = find_stored_model(options.dir);
   const std::unique_ptr<model::ModelSource> source = TRY(open_source(stored.value_or(options.dir)));
   InspectReport report;
-  report.dir = source->dir().string();
+  report.dir = source->path().string();
   report.weights = options.weights;
   report.config = source->config();
   report.model = model::inspect(*source, TRY(model::parse_weights_mode(options.weights)));

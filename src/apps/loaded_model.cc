@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/memory_size.h"
+#include "formats/formats.h"
 #include "hub/hub.h"
 
 namespace conclave::apps {
@@ -57,7 +58,7 @@ Result<LoadedModel> load_model(Program& program, const ModelOptions& options, co
                                std::unique_ptr<model::ModelSource> source) {
   LoadedModel loaded;
   loaded.source = std::move(source);
-  loaded.dir = loaded.source->dir();
+  loaded.dir = loaded.source->path();
   loaded.weights = TRY(model::parse_weights_mode(options.weights));
   loaded.context = TRY(context_of(program, loaded.config(), options));
   if (plan.tokens != 0) {
@@ -82,7 +83,7 @@ Result<LoadedModel> load_model(Program& program, const ModelOptions& options, co
 
   const Time start = program.clock.now();
   ProgressLine line(program.clock, program.terminal,
-                    fmt::format("loading {}", loaded.dir.filename().string()), plan.quiet);
+                    fmt::format("loading {}", formats::model_name(loaded.dir)), plan.quiet);
   loaded.memory = TRY(backend::load_whole_cpu_model(
       *loaded.source, cpu,
       [&line](std::uint64_t done, std::uint64_t total) { line.update_bytes(done, total); }));
@@ -94,7 +95,9 @@ Result<LoadedModel> load_model(Program& program, const ModelOptions& options, co
 Result<text::TextModel> load_text(const std::filesystem::path& dir,
                                   const model::ModelConfig& config) {
   Result<text::TextModel> text = text::TextModel::load(dir, config.vocab_size);
-  if (text || text.error().code != ErrorCode::kNotFound) return text;
+  const auto gguf = formats::find_gguf(dir);
+  const bool is_gguf = gguf && gguf->has_value();
+  if (text || is_gguf || text.error().code != ErrorCode::kNotFound) return text;
   return not_found(fmt::format(
       "{}: no tokenizer: add tokenizer.json, or tiktoken.model with tokenizer_config.json",
       dir.string()));

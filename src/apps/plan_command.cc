@@ -168,7 +168,8 @@ void add_cluster_options(CLI::App& command, PlanOptions& options) {
 }
 
 void add_model_and_load(CLI::App& command, Settings& settings, PlanOptions& options) {
-  command.add_option("--model", options.model, "a name of the catalogue, or a checkpoint folder");
+  command.add_option("--model", options.model,
+                     "a name of the catalogue, a checkpoint folder or a GGUF file");
   command.add_option("--quant", options.quant, "quantisation of a catalogue model");
   add_weights_option(command, settings, options.weights);
   command.add_option("--strategy", options.strategy,

@@ -10,6 +10,7 @@
 #include "apps/loaded_model.h"
 #include "apps/program.h"
 #include "apps/repl.h"
+#include "formats/formats.h"
 
 namespace conclave::apps {
 namespace {
@@ -48,7 +49,7 @@ Result<int> run_chat(Program& program, const RunOptions& options) {
   chat.context_max = loaded.context;
   ChatSession session(program.clock, *loaded.backend, text, chat);
   ReplOptions show;
-  show.model_name = std::filesystem::absolute(loaded.dir).lexically_normal().filename().string();
+  show.model_name = formats::model_name(loaded.dir);
   show.backend = loaded.backend->describe();
   show.context = loaded.context;
   show.json = options.json;

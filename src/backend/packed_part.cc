@@ -1,7 +1,10 @@
 #include "backend/packed_part.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <mutex>
+#include <optional>
 
 #include "base/check.h"
 
@@ -11,6 +14,7 @@ namespace {
 using kernels::PackedFormat;
 using kernels::Range;
 using kernels::SourceMatrix;
+using model::MatrixPart;
 using model::Weight;
 
 constexpr auto kWeightLast = static_cast<std::uint8_t>(Weight::kHead);
@@ -62,7 +66,8 @@ Result<Range> decode_range(std::span<const std::byte> bytes, std::size_t offset,
 }
 
 // The matrix as this format's panels; nothing here may reach a CHECK of pack_panel.
-Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
+Result<void> check_format(const PackedPart& part, const MatrixPart& stored) {
+  const SourceMatrix& matrix = stored.matrix;
   const PackedFormat native = kernels::native_format(matrix.format);
   const Error bad =
       invalid_input(describe(part) + ": cannot be made from " + std::string(kernels::name(native)));
@@ -71,9 +76,14 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
     if (!whole || part.format != native || !is_embedding_format(native)) return bad;
     return {};
   }
+  if (kernels::keeps_groups(matrix.format, part.format) &&
+      (stored.transposed || !in_whole_groups(stored.cols))) {
+    return bad;
+  }
   switch (part.format) {
     case PackedFormat::kF32:
     case PackedFormat::kInt8:
+    case PackedFormat::kInt4:
       return {};
     case PackedFormat::kF16:
     case PackedFormat::kBF16:
@@ -85,18 +95,12 @@ Result<void> check_format(const PackedPart& part, const SourceMatrix& matrix) {
     case PackedFormat::kInt8Affine:
     case PackedFormat::kInt8Halves:
       if (part.format != native) return bad;
-      [[fallthrough]];
-    case PackedFormat::kInt4:
-      if (kernels::keeps_groups(matrix.format, part.format) &&
-          (part.transposed || !in_whole_groups(part.cols))) {
-        return bad;
-      }
       return {};
   }
   return bad;
 }
 
-Result<SourceMatrix> find(const model::ModelSource& source, const PackedPart& part) {
+Result<MatrixPart> find(const model::ModelSource& source, const PackedPart& part) {
   if (!source.has(part.layer, part.weight, part.expert)) {
     return invalid_input(describe(part) + ": the model has no such weight");
   }
@@ -108,8 +112,29 @@ Result<SourceMatrix> find(const model::ModelSource& source, const PackedPart& pa
     return invalid_input(describe(part) + ": empty or outside of the matrix of [" +
                          std::to_string(matrix.rows) + ", " + std::to_string(matrix.cols) + "]");
   }
-  TRY(check_format(part, matrix));
-  return matrix;
+  const auto stored = model::stored_part({matrix, part.rows, part.cols, part.transposed});
+  if (!stored) return invalid_input(describe(part) + ": not within one half of one head");
+  TRY(check_format(part, *stored));
+  return *stored;
+}
+
+// Reads every byte of the rows for the first time where the file is large: by all threads.
+Result<void> check_rows(const model::ModelSource& source, const PackedPart& part,
+                        ThreadPool& pool) {
+  // FP8's checks widen to 128 rows, and those of a split kv_b to a head.
+  const std::size_t step = part.weight == Weight::kKvB ? part.rows.size() : kernels::kFp8BlockSize;
+  std::mutex mutex;
+  std::optional<Error> first;
+  pool.parallel_for((part.rows.size() + step - 1) / step, [&](std::size_t i, std::size_t) {
+    const std::size_t begin = part.rows.begin + i * step;
+    const Range rows = {begin, std::min(begin + step, part.rows.end)};
+    const Result<void> checked = source.check(part.layer, part.weight, part.expert, rows);
+    if (checked) return;
+    const std::scoped_lock lock(mutex);
+    if (!first) first = checked.error();
+  });
+  if (first) return *first;
+  return {};
 }
 
 }  // namespace
@@ -200,23 +225,23 @@ Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
 
 Result<void> pack_part(const model::ModelSource& source, const PackedPart& part, ThreadPool& pool,
                        std::span<std::byte> out) {
-  const SourceMatrix matrix = TRY(find(source, part));
+  const MatrixPart stored = TRY(find(source, part));
   if (out.size() != part.size_bytes()) {
     return invalid_input(describe(part) + ": " + std::to_string(out.size()) +
                          " bytes of room, expected " + std::to_string(part.size_bytes()));
   }
-  TRY(source.check(part.layer, part.weight, part.expert, part.rows));
+  TRY(check_rows(source, part, pool));
   if (part.in_rows()) {
-    const std::size_t row_bytes = matrix.cols * element_bytes(part.format);
-    std::memcpy(out.data(), matrix.weights.data() + part.rows.begin * row_bytes, out.size());
+    const std::size_t row_bytes = stored.matrix.cols * element_bytes(part.format);
+    std::memcpy(out.data(), stored.matrix.weights.data() + part.rows.begin * row_bytes, out.size());
   } else {
     const std::size_t bytes = kernels::panel_bytes(part.format, part.inputs(), part.block_offset());
     pool.parallel_for(out.size() / bytes, [&](std::size_t panel, std::size_t) {
-      kernels::pack_panel(matrix, part.rows, part.cols, part.transposed, part.format, panel,
-                          out.subspan(panel * bytes, bytes));
+      kernels::pack_panel(stored.matrix, stored.rows, stored.cols, stored.transposed, part.format,
+                          panel, out.subspan(panel * bytes, bytes));
     });
   }
-  source.drop(matrix, part.rows);
+  source.drop(stored.matrix, stored.transposed ? part.rows : stored.rows);
   return {};
 }
 

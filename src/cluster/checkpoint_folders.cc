@@ -12,27 +12,26 @@ namespace conclave::cluster {
 
 namespace {
 
-// A folder with a config.json or a GGUF file, or such a file.
-bool is_checkpoint(const std::filesystem::path& path) {
+// A folder with a config.json, or the GGUF sets in it.
+std::vector<std::filesystem::path> checkpoints_right_in(const std::filesystem::path& dir) {
   std::error_code ignored;
-  if (path.extension() == ".gguf") return std::filesystem::is_regular_file(path, ignored);
-  if (std::filesystem::exists(path / "config.json", ignored)) return true;
-  const auto gguf = formats::find_gguf(path);
-  return !gguf || gguf->has_value();
+  if (std::filesystem::exists(dir / "config.json", ignored)) return {dir};
+  return formats::gguf_sets_in(dir);
 }
 
 }  // namespace
 
 std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& dir) {
   std::error_code ignored;
-  if (is_checkpoint(dir)) return {dir};
-  std::vector<std::filesystem::path> found;
+  if (std::filesystem::is_regular_file(dir, ignored)) return {dir};
+  std::vector<std::filesystem::path> found = checkpoints_right_in(dir);
+  if (found == std::vector{dir}) return found;
   std::filesystem::directory_iterator entry(dir, ignored);
   for (; !ignored && entry != std::filesystem::directory_iterator(); entry.increment(ignored)) {
     std::error_code unreadable;
-    if (entry->is_directory(unreadable) && is_checkpoint(entry->path())) {
-      found.push_back(entry->path());
-    }
+    if (!entry->is_directory(unreadable)) continue;
+    const std::vector<std::filesystem::path> below = checkpoints_right_in(entry->path());
+    found.insert(found.end(), below.begin(), below.end());
   }
   std::ranges::sort(found);
   return found;

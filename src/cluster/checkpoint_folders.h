@@ -8,7 +8,8 @@
 
 namespace conclave::cluster {
 
-// `dir` itself if it is a checkpoint, else those among the folders in it, by name.
+// `dir` itself if it is a GGUF file or has a config.json; else the GGUF files in it, a split one by
+// a part of it, and the checkpoints in its folders; by name.
 std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& dir);
 
 // All that open. The others are logged.

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <vector>
 
 #include "base/mapped_file.h"
+#include "formats/formats.h"
 
 namespace conclave::cluster {
 namespace {
@@ -23,12 +25,11 @@ constexpr plan::PartFormat kFp8 = {plan::Format::kFp8, 1.0 + 4.0 / (128.0 * 128.
 constexpr plan::PartFormat kBf16 = {plan::Format::kBf16, 2.0};
 
 bool has_tensors(const std::filesystem::path& dir) {
+  if (const auto gguf = formats::find_gguf(dir); gguf && gguf->has_value()) return true;
   std::error_code error;
-  if (std::filesystem::is_regular_file(dir, error)) return true;
   std::filesystem::directory_iterator entry(dir, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    const std::filesystem::path extension = entry->path().extension();
-    if (extension == ".safetensors" || extension == ".gguf") return true;
+    if (entry->path().extension() == ".safetensors") return true;
   }
   return false;
 }
@@ -50,11 +51,24 @@ std::string quant_method(const json& config) {
   return method != nullptr && method->is_string() ? method->get<std::string>() : "";
 }
 
+// What MLX's `quantization` says of all modules: kept as nibbles or bytes with float32 scales.
+std::optional<plan::PartFormat> mlx_format(const json& config) {
+  const json* quant = member(config, "quantization");
+  if (quant == nullptr || !quant->is_object()) return std::nullopt;
+  const json* bits = member(*quant, "bits");
+  if (bits == nullptr || !bits->is_number_unsigned()) return std::nullopt;
+  if (bits->get<unsigned>() <= 4) return plan::PartFormat{plan::Format::kInt4, 0.75};
+  return plan::PartFormat{plan::Format::kInt8, 1.25};
+}
+
 // As the configuration says, for a folder without tensors.
 Result<plan::Quant> stated_quant(const std::filesystem::path& dir, model::WeightsMode mode) {
   const std::string text = TRY(read_text_file(dir / "config.json", kConfigBytesMax));
   const json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
   const std::string method = parsed.is_object() ? quant_method(parsed) : "";
+  if (const auto mlx = parsed.is_object() ? mlx_format(parsed) : std::nullopt) {
+    return plan::quant_of(mode, *mlx, *mlx);
+  }
   const plan::PartFormat rest = method == "fp8" ? kFp8 : kBf16;
   return plan::quant_of(mode, method == "compressed-tensors" || method == "mxfp4" ? kInt4 : rest,
                         rest);
@@ -99,10 +113,8 @@ plan::Quant measured_quant(const model::ModelReport& report) {
 
 Result<plan::Model> read_folder_model(const std::filesystem::path& dir, model::WeightsMode mode) {
   const model::ModelConfig config = TRY(model::read_config(dir));
-  std::filesystem::path name = dir.lexically_normal();
-  if (!name.has_filename()) name = name.parent_path();
   plan::Model result;
-  result.architecture = plan::architecture_of(config, name.filename().string());
+  result.architecture = plan::architecture_of(config, formats::model_name(dir));
   if (has_tensors(dir)) {
     const model::ModelSource source = TRY(model::ModelSource::open(dir));
     result.quant = measured_quant(model::inspect(source, mode));

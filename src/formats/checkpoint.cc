@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <utility>
 
@@ -21,6 +22,13 @@ const Tensor* find_in(std::span<const Tensor> sorted, std::string_view name) {
   const auto place = std::ranges::lower_bound(
       sorted, name, {}, [](const Tensor& tensor) { return std::string_view(tensor.name); });
   return place != sorted.end() && place->name == name ? &*place : nullptr;
+}
+
+// The length stands in the first 8 bytes; of a file that has been parsed.
+std::size_t safetensors_header_bytes(std::span<const std::byte> file) {
+  std::uint64_t size = 0;
+  std::memcpy(&size, file.data(), sizeof size);
+  return sizeof size + size;
 }
 
 // Without an index, the one shard and no entries.
@@ -75,6 +83,7 @@ struct Checkpoint::State {
   std::vector<Tensor> tensors;  // sorted by name
   std::uint64_t total_bytes = 0;
   bool is_gguf = false;
+  std::vector<std::size_t> header_bytes;  // of each file
 
   Result<void> finish();  // once files and tensors are there
 };
@@ -102,6 +111,7 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& dir) {
       tensor.stored_name = tensor.name;
       tensor.name = name_from_gguf(tensor.stored_name);
     }
+    state->header_bytes.assign(gguf.header_bytes().begin(), gguf.header_bytes().end());
     state->files = std::move(gguf).take_files();
     TRY(state->finish());
     return Checkpoint(std::move(state));
@@ -112,6 +122,7 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& dir) {
     state->files.push_back(TRY(MappedFile::open(dir / name)));
     const MappedFile& file = state->files.back();
     std::vector<Tensor> tensors = TRY(parse_safetensors(file.bytes(), name));
+    state->header_bytes.push_back(safetensors_header_bytes(file.bytes()));
     if (tensors.size() > kTensorsMax - state->tensors.size()) {
       return corrupt(name + ": more than " + std::to_string(kTensorsMax) +
                      " tensors in the checkpoint");
@@ -138,6 +149,14 @@ const Tensor* Checkpoint::find(std::string_view name) const {
 std::span<const Tensor> Checkpoint::tensors() const { return state_->tensors; }
 
 std::uint64_t Checkpoint::total_bytes() const { return state_->total_bytes; }
+
+std::vector<Checkpoint::File> Checkpoint::files() const {
+  std::vector<File> out;
+  for (std::size_t i = 0; i < state_->files.size(); ++i) {
+    out.push_back({&state_->files[i], state_->header_bytes[i]});
+  }
+  return out;
+}
 
 bool Checkpoint::is_gguf() const { return state_->is_gguf; }
 

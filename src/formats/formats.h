@@ -65,7 +65,6 @@ struct Tensor {
   std::span<const std::byte> bytes;
   const MappedFile* file = nullptr;  // owned by the Checkpoint
   std::string stored_name = {};      // in the file, where it has another than `name`
-  std::size_t header_bytes = 0;      // of the file, up to the first tensor's bytes
 
   std::string_view name_in_file() const { return stored_name.empty() ? name : stored_name; }
 };
@@ -83,6 +82,10 @@ Result<std::vector<Tensor>> parse_safetensors(std::span<const std::byte> file,
 // file or set, under the names that MLX's safetensors give them (`name_from_gguf`).
 class Checkpoint {
  public:
+  struct File {
+    const MappedFile* file = nullptr;
+    std::size_t header_bytes = 0;  // up to the first tensor's bytes
+  };
   static Result<Checkpoint> open(const std::filesystem::path& path);
 
   Checkpoint(Checkpoint&&) noexcept;
@@ -93,6 +96,7 @@ class Checkpoint {
   std::span<const Tensor> tensors() const;          // sorted by name
   std::uint64_t total_bytes() const;                // of all tensors
   bool is_gguf() const;
+  std::vector<File> files() const;  // also those without a tensor
 
   // The tensor's source pages are not needed again (its bytes stay readable).
   void drop(std::span<const std::byte> bytes) const;
@@ -110,8 +114,8 @@ class Checkpoint {
 //     const std::uint64_t layers = TRY(gguf.count("qwen3moe.block_count"));
 //   }
 //
-// Limits: 65,536 entries of metadata, lists of 16,777,216, text of 16 MB, names of 512 bytes,
-// 4 dimensions, 4,096 files.
+// Limits: 65,536 entries of metadata, lists of 16,777,216, text of 16 MB, keys of 65,535
+// bytes, names of tensors of 512, 4 dimensions, 4,096 files.
 
 // As the format numbers them.
 enum class GgufType : std::uint32_t {
@@ -143,7 +147,7 @@ struct GgufEntry {
   GgufValue value;
 };
 
-// One file, parsed and checked: every range inside it, no overlap, no name twice.
+// One file, parsed and checked: every range inside it, no overlap, no key twice.
 struct GgufFile {
   std::vector<GgufEntry> metadata;  // sorted by key
   std::vector<Tensor> tensors;      // names as in the file
@@ -159,8 +163,14 @@ Result<GgufFile> parse_gguf(std::span<const std::byte> file, std::string_view la
 Result<std::optional<std::vector<std::filesystem::path>>> find_gguf(
     const std::filesystem::path& path);
 
-// The folder that the files of a model lie in: `path` itself, or that of a .gguf file.
+// The first file of each GGUF set in a folder, by name.
+std::vector<std::filesystem::path> gguf_sets_in(const std::filesystem::path& dir);
+
+// The folder that the files of a model lie in: `path` itself, or that of a file.
 std::filesystem::path folder_of(const std::filesystem::path& path);
+
+// What to call a model: the folder's name, or the file's without "-00001-of-00003.gguf".
+std::string model_name(const std::filesystem::path& path);
 
 // What the files say, without their tensors' data.
 class Gguf {
@@ -179,7 +189,7 @@ class Gguf {
   Result<std::vector<float>> floats(std::string_view key) const;            // empty when absent
 
   const std::string& label() const { return label_; }  // the first file's name
-  std::span<const MappedFile> files() const { return files_; }
+  std::span<const std::size_t> header_bytes() const { return header_bytes_; }
   // Of all files, names as in the files.
   std::span<const Tensor> tensors() const { return tensors_; }
   bool has_tensor(std::string_view name) const;
@@ -187,16 +197,21 @@ class Gguf {
   std::vector<MappedFile> take_files() && { return std::move(files_); }
 
  private:
-  Error bad(std::string_view key, std::string_view expected) const;
+  Error bad(std::string_view key, std::string_view expected) const;  // says what is found
 
   std::string label_;
   std::vector<MappedFile> files_;
-  std::vector<GgufEntry> metadata_;  // of the first file
+  std::vector<std::size_t> header_bytes_;  // of each file
+  std::vector<GgufEntry> metadata_;        // of the first file
   std::vector<Tensor> tensors_;
 };
 
 // The name that the same tensor has in a safetensors checkpoint of MLX ("model.layers.3.mlp.
 // switch_mlp.up_proj.weight"); the name itself where there is none.
 std::string name_from_gguf(std::string_view name);
+
+// Whether a model's general.name or general.basename is Kimi K2.5's or a later one's, which differ
+// from K2's in what no key says.
+Result<bool> is_later_kimi(const Gguf& gguf);
 
 }  // namespace conclave::formats

@@ -94,6 +94,48 @@ std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+double float_of(GgufType type, std::span<const std::byte> bytes) {
+  if (type == GgufType::kF32) return load<float>(bytes, 0);
+  return load<double>(bytes, 0);
+}
+
+// A whole number of any width.
+std::optional<std::int64_t> integer_of(GgufType type, std::span<const std::byte> bytes) {
+  switch (type) {
+    case GgufType::kU8:
+    case GgufType::kBool:
+      return load<std::uint8_t>(bytes, 0);
+    case GgufType::kI8:
+      return load<std::int8_t>(bytes, 0);
+    case GgufType::kU16:
+      return load<std::uint16_t>(bytes, 0);
+    case GgufType::kI16:
+      return load<std::int16_t>(bytes, 0);
+    case GgufType::kU32:
+      return load<std::uint32_t>(bytes, 0);
+    case GgufType::kI32:
+      return load<std::int32_t>(bytes, 0);
+    case GgufType::kU64: {
+      const auto value = load<std::uint64_t>(bytes, 0);
+      if (value > std::uint64_t{INT64_MAX}) return std::nullopt;
+      return static_cast<std::int64_t>(value);
+    }
+    case GgufType::kI64:
+      return load<std::int64_t>(bytes, 0);
+    default:
+      return std::nullopt;
+  }
+}
+
+// A value for a one-line message.
+std::string shown(const GgufValue& value) {
+  if (value.type == GgufType::kString) return "\"" + printable(as_text(value.bytes)) + "\"";
+  if (value.type == GgufType::kArray) return "a list of " + std::to_string(value.count);
+  if (const auto whole = integer_of(value.type, value.bytes)) return std::to_string(*whole);
+  if (value.type == GgufType::kU64) return "a number beyond 2^63";
+  return std::to_string(float_of(value.type, value.bytes));
+}
+
 class Reader {
  public:
   Reader(std::span<const std::byte> file, std::string label)
@@ -154,9 +196,13 @@ class Reader {
     GgufValue out;
     out.type = GgufType::kArray;
     out.element = TRY(type());
-    if (out.element == GgufType::kArray) return bad("a list of lists");
+    if (out.element == GgufType::kArray)
+      return bad("a list of lists, expected one of plain values");
     out.count = TRY(number<std::uint64_t>("list"));
-    if (out.count > kListMax) return bad("a list of " + std::to_string(out.count) + " values");
+    if (out.count > kListMax) {
+      return bad("a list of " + std::to_string(out.count) + " values, limit " +
+                 std::to_string(kListMax));
+    }
     if (out.element != GgufType::kString) {
       out.bytes = TRY(take(out.count * value_bytes(out.element), "list"));
       return out;
@@ -173,7 +219,10 @@ class Reader {
 };
 
 Result<std::vector<GgufEntry>> read_metadata(Reader& reader, std::uint64_t count) {
-  if (count > kEntriesMax) return reader.bad(std::to_string(count) + " entries of metadata");
+  if (count > kEntriesMax) {
+    return reader.bad(std::to_string(count) + " entries of metadata, limit " +
+                      std::to_string(kEntriesMax));
+  }
   std::vector<GgufEntry> entries;
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::string_view key = TRY(reader.text(65'535, "key"));
@@ -228,7 +277,7 @@ Result<TensorEntry> read_tensor_entry(Reader& reader) {
   const auto bytes = tensor_bytes(*dtype, out.tensor.shape);
   if (!bytes) {
     return reader.bad(shown + ": " + std::string(name(*dtype)) + " " +
-                      shape_text(out.tensor.shape) + " is not in whole blocks");
+                      shape_text(out.tensor.shape) + " is too large or not in whole blocks");
   }
   out.bytes = *bytes;
   out.offset = TRY(reader.number<std::uint64_t>("tensor offset"));
@@ -238,10 +287,11 @@ Result<TensorEntry> read_tensor_entry(Reader& reader) {
 Result<std::uint64_t> read_alignment(const std::vector<GgufEntry>& metadata, const Reader& reader) {
   for (const GgufEntry& entry : metadata) {
     if (entry.key != "general.alignment") continue;
-    if (entry.value.type != GgufType::kU32) break;
-    const auto value = load<std::uint32_t>(entry.value.bytes, 0);
+    const bool is_u32 = entry.value.type == GgufType::kU32;
+    const auto value = is_u32 ? load<std::uint32_t>(entry.value.bytes, 0) : 0u;
     if (value >= 8 && value <= kAlignmentMax && std::has_single_bit(value)) return value;
-    return reader.bad("general.alignment " + std::to_string(value) + ", expected a power of two");
+    return reader.bad("general.alignment " + shown(entry.value) +
+                      ", expected a power of two from 8 to 1048576, as u32");
   }
   return 32;
 }
@@ -254,39 +304,6 @@ Result<void> check_overlap(std::vector<TensorEntry>& entries, const Reader& read
                       printable(entries[i - 1].tensor.name));
   }
   return {};
-}
-
-double float_of(GgufType type, std::span<const std::byte> bytes) {
-  if (type == GgufType::kF32) return load<float>(bytes, 0);
-  return load<double>(bytes, 0);
-}
-
-// A whole number of any width.
-std::optional<std::int64_t> integer_of(GgufType type, std::span<const std::byte> bytes) {
-  switch (type) {
-    case GgufType::kU8:
-    case GgufType::kBool:
-      return load<std::uint8_t>(bytes, 0);
-    case GgufType::kI8:
-      return load<std::int8_t>(bytes, 0);
-    case GgufType::kU16:
-      return load<std::uint16_t>(bytes, 0);
-    case GgufType::kI16:
-      return load<std::int16_t>(bytes, 0);
-    case GgufType::kU32:
-      return load<std::uint32_t>(bytes, 0);
-    case GgufType::kI32:
-      return load<std::int32_t>(bytes, 0);
-    case GgufType::kU64: {
-      const auto value = load<std::uint64_t>(bytes, 0);
-      if (value > std::uint64_t{INT64_MAX}) return std::nullopt;
-      return static_cast<std::int64_t>(value);
-    }
-    case GgufType::kI64:
-      return load<std::int64_t>(bytes, 0);
-    default:
-      return std::nullopt;
-  }
 }
 
 }  // namespace
@@ -303,7 +320,9 @@ Result<GgufFile> parse_gguf(std::span<const std::byte> file, std::string_view la
   }
   const auto n_tensors = TRY(reader.number<std::uint64_t>("number of tensors"));
   const auto n_entries = TRY(reader.number<std::uint64_t>("number of entries"));
-  if (n_tensors > kTensorsMax) return reader.bad(std::to_string(n_tensors) + " tensors");
+  if (n_tensors > kTensorsMax) {
+    return reader.bad(std::to_string(n_tensors) + " tensors, limit " + std::to_string(kTensorsMax));
+  }
   GgufFile out;
   out.metadata = TRY(read_metadata(reader, n_entries));
   std::vector<TensorEntry> entries;
@@ -342,24 +361,20 @@ Result<Gguf> Gguf::open(const std::vector<std::filesystem::path>& paths) {
     const MappedFile& file = out.files_.back();
     GgufFile parsed = TRY(parse_gguf(file.bytes(), path.filename().string()));
     if (&path == &paths.front()) out.metadata_ = std::move(parsed.metadata);
+    out.header_bytes_.push_back(parsed.header_bytes);
     for (Tensor& tensor : parsed.tensors) {
-      tensor.header_bytes = parsed.header_bytes;
+      tensor.file = &file;  // stays where it is: the vector is large enough
       out.tensors_.push_back(std::move(tensor));
     }
-  }
-  // The files do not move any more: a vector that is moved keeps its elements where they are.
-  for (Tensor& tensor : out.tensors_) {
-    const auto holds = [&tensor](const MappedFile& file) {
-      const std::byte* begin = file.bytes().data();
-      return tensor.bytes.data() >= begin && tensor.bytes.data() <= begin + file.bytes().size();
-    };
-    tensor.file = &*std::ranges::find_if(out.files_, holds);
   }
   return out;
 }
 
 Error Gguf::bad(std::string_view key, std::string_view expected) const {
-  return invalid_input(label_ + ": " + std::string(key) + ": expected " + std::string(expected));
+  const GgufValue* value = find(key);
+  const std::string found = value == nullptr ? "missing" : shown(*value);
+  return invalid_input(label_ + ": " + std::string(key) + ": " + found + ", expected " +
+                       std::string(expected));
 }
 
 const GgufValue* Gguf::find(std::string_view key) const {
@@ -381,7 +396,7 @@ Result<std::optional<std::uint64_t>> Gguf::count_if_there(std::string_view key) 
 
 Result<std::uint64_t> Gguf::count(std::string_view key) const {
   const std::optional<std::uint64_t> found = TRY(count_if_there(key));
-  if (!found) return bad(key, "a whole number, found nothing");
+  if (!found) return bad(key, "a whole number");
   return *found;
 }
 
@@ -389,7 +404,9 @@ Result<std::optional<double>> Gguf::number_if_there(std::string_view key) const 
   const GgufValue* value = find(key);
   if (value == nullptr) return std::optional<double>();
   if (value->type == GgufType::kF32 || value->type == GgufType::kF64) {
-    return std::optional<double>(float_of(value->type, value->bytes));
+    const double number = float_of(value->type, value->bytes);
+    if (!std::isfinite(number)) return bad(key, "a finite number");
+    return std::optional<double>(number);
   }
   const std::optional<std::int64_t> whole = integer_of(value->type, value->bytes);
   if (!whole) return bad(key, "a number");

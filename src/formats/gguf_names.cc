@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <charconv>
 
 #include "formats/formats.h"
 
@@ -104,6 +103,18 @@ std::string name_from_gguf(std::string_view name) {
   const std::string_view known = look_up(kInside, inside);
   return prefix +
          (known.empty() ? std::string(inside) + "." + std::string(last) : joined(known, last));
+}
+
+Result<bool> is_later_kimi(const Gguf& gguf) {
+  constexpr std::string_view kFamily = "K2.";
+  for (const std::string_view key : {"general.name", "general.basename"}) {
+    const std::string name = TRY(gguf.text_if_there(key)).value_or("");
+    const std::size_t at = name.find(kFamily);
+    if (at == name.npos || at + kFamily.size() >= name.size()) continue;
+    const char version = name[at + kFamily.size()];
+    if (version >= '5' && version <= '9') return true;
+  }
+  return false;
 }
 
 }  // namespace conclave::formats

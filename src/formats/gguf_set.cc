@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <map>
 #include <system_error>
@@ -40,6 +41,7 @@ std::optional<SplitName> split_name(std::string_view file) {
   if (tail[0] != '-' || tail.substr(6, kBetween.size()) != kBetween || !number || !total) {
     return std::nullopt;
   }
+  if (*number < 1 || *number > *total) return std::nullopt;
   return SplitName{std::string(file.substr(0, file.size() - kTail)), *number, *total};
 }
 
@@ -77,10 +79,46 @@ bool has_safetensors(const fs::path& dir) {
          fs::exists(dir / "model.safetensors.index.json", ignored);
 }
 
+// Projectors of images, heads that guess further tokens, statistics: no models of their own.
+bool is_other(std::string_view name) {
+  constexpr std::array<std::string_view, 2> kPrefixes = {"mmproj", "mtp-"};
+  return !name.ends_with(".gguf") || name.find("imatrix") != name.npos ||
+         std::ranges::any_of(kPrefixes, [name](std::string_view p) { return name.starts_with(p); });
+}
+
 }  // namespace
 
 fs::path folder_of(const fs::path& path) {
-  return path.extension() == ".gguf" ? path.parent_path() : path;
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored) || path.extension() != ".gguf") return path;
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+std::string model_name(const fs::path& path) {
+  std::error_code ignored;
+  if (folder_of(path) != path) {
+    const std::string file = path.filename().string();
+    const std::optional<SplitName> split = split_name(file);
+    return split ? split->base : path.stem().string();
+  }
+  const std::string name = fs::weakly_canonical(path, ignored).filename().string();
+  return name.empty() ? "model" : name;
+}
+
+std::vector<fs::path> gguf_sets_in(const fs::path& dir) {
+  std::map<std::string, fs::path> sets;  // by the name of the first part
+  std::error_code error;
+  fs::directory_iterator entry(dir, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code unreadable;
+    if (is_other(name) || !entry->is_regular_file(unreadable)) continue;
+    const std::optional<SplitName> split = split_name(name);
+    sets.emplace(split ? part_name(*split, 1) : name, entry->path());
+  }
+  std::vector<fs::path> out;
+  for (const auto& [first, file] : sets) out.push_back(file);
+  return out;
 }
 
 Result<std::optional<std::vector<fs::path>>> find_gguf(const fs::path& path) {
@@ -93,21 +131,14 @@ Result<std::optional<std::vector<fs::path>>> find_gguf(const fs::path& path) {
     return Files(TRY(with_siblings(path)));
   }
   if (has_safetensors(path)) return Files();
-  std::map<std::string, fs::path> sets;  // by the name without the part's number
-  fs::directory_iterator entry(path, error);
-  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    if (!name.ends_with(".gguf") || name.starts_with("mmproj")) continue;
-    const std::optional<SplitName> split = split_name(name);
-    sets.emplace(split ? split->base : name, entry->path());
-  }
+  const std::vector<fs::path> sets = gguf_sets_in(path);
   if (sets.empty()) return Files();
   if (sets.size() > 1) {
     return invalid_input(path.string() + ": " + std::to_string(sets.size()) +
                          " models in .gguf files; name the file that is meant, as " +
-                         sets.begin()->second.filename().string());
+                         sets.front().filename().string());
   }
-  return Files(TRY(with_siblings(sets.begin()->second)));
+  return Files(TRY(with_siblings(sets.front())));
 }
 
 }  // namespace conclave::formats

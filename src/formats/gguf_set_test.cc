@@ -58,6 +58,37 @@ TEST_F(GgufSet, SafetensorsComeFirstAndOtherFilesAreNone) {
   EXPECT_FALSE(find_gguf(dir_ / "model.safetensors"));
 }
 
+// As converters split them: metadata alone in the first file.
+TEST_F(GgufSet, AFirstPartWithoutTensorsIsOneOfTheFiles) {
+  put("m-00001-of-00002.gguf");
+  GgufBuilder().tensor("output_norm.weight", 0, {1}, "1234").write(dir_ / "m-00002-of-00002.gguf");
+  const auto checkpoint = Checkpoint::open(dir_);
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+  ASSERT_EQ(checkpoint->files().size(), 2u);
+  EXPECT_EQ(checkpoint->files()[0].file->path().filename(), "m-00001-of-00002.gguf");
+  EXPECT_EQ(checkpoint->files()[0].header_bytes, checkpoint->files()[0].file->bytes().size());
+}
+
+TEST_F(GgufSet, OtherFilesAndOldSplitsAreNotTaken) {
+  put("m-00001-of-00002.gguf");
+  put("m-00002-of-00002.gguf");
+  for (const char* other : {"mmproj-m.gguf", "mtp-m.gguf", "m.imatrix.gguf"}) put(other);
+  fs::create_directory(dir_ / "folder.gguf");
+  EXPECT_EQ(gguf_sets_in(dir_).size(), 1u);
+  EXPECT_EQ(folder_of(dir_ / "folder.gguf"), dir_ / "folder.gguf");
+  put("m-00001-of-00003.gguf");
+  EXPECT_EQ(gguf_sets_in(dir_).size(), 2u);
+  put("m-00009-of-00003.gguf");  // names no part: a file by itself
+  EXPECT_EQ(gguf_sets_in(dir_).size(), 3u);
+}
+
+TEST_F(GgufSet, NamesOfModels) {
+  EXPECT_EQ(model_name("x/m-00001-of-00002.gguf"), "m");
+  EXPECT_EQ(model_name("m-Q4_K_M.gguf"), "m-Q4_K_M");
+  EXPECT_EQ(model_name(dir_), "gguf_set");
+  EXPECT_EQ(folder_of("m.gguf"), ".");
+}
+
 TEST_F(GgufSet, TensorsOfAllPartsUnderOneRoof) {
   GgufBuilder()
       .count("x", 1)

@@ -51,8 +51,9 @@ TEST(Gguf, ValuesByKey) {
   ASSERT_TRUE(gguf) << gguf.error().message;
   EXPECT_EQ(*gguf->count("qwen3moe.block_count"), 2u);
   EXPECT_EQ(gguf->count("nothing").error().message,
-            "values.gguf: nothing: expected a whole number, found nothing");
-  EXPECT_EQ(gguf->count("scores").error().message, "values.gguf: scores: expected a whole number");
+            "values.gguf: nothing: missing, expected a whole number");
+  EXPECT_EQ(gguf->count("scores").error().message,
+            "values.gguf: scores: a list of 1, expected a whole number");
   EXPECT_EQ(*gguf->count_if_there("nothing"), std::nullopt);
   EXPECT_FLOAT_EQ(static_cast<float>(**gguf->number_if_there("qwen3moe.eps")), 1e-6f);
   EXPECT_EQ(**gguf->number_if_there("qwen3moe.block_count"), 2.0);
@@ -85,7 +86,7 @@ TEST(Gguf, ErrorsSayWhere) {
   EXPECT_NE(error_of(twice.bytes()).find("key key twice"), std::string::npos);
   GgufBuilder odd;
   odd.tensor("t", 12, {1, 100}, std::string(144, ' '));
-  EXPECT_NE(error_of(odd.bytes()).find("t: Q4_K [1, 100] is not in whole blocks"),
+  EXPECT_NE(error_of(odd.bytes()).find("t: Q4_K [1, 100] is too large or not in whole blocks"),
             std::string::npos);
   GgufBuilder unknown;
   unknown.tensor("t", 11, {1, 256}, std::string(110, ' '));

@@ -167,7 +167,7 @@ struct Affine4Group : Int4Group<L> {
   }
 };
 
-// L's dot product takes 128 off, or leaves it to its caller: docs of kInt8Offset.
+// L's dot product takes 128 off each byte itself, or leaves it to its caller (L::kInt8Offset).
 template <class L>
 struct Affine8Group : Int8Group<L> {
   static constexpr std::int32_t kTakenOff = 128 - L::kInt8Offset;
@@ -243,6 +243,12 @@ void gemm_affine_tile(const std::byte* panel, std::size_t panel_bytes, std::size
   const std::int32_t* sum = x.sum + token * stride;
   for (std::size_t g = 0; g < n_groups; ++g) {
     const IntGroupPlace place = affine_group_place(g, Group::kBytes);
+    std::int32_t half[T] = {};  // sums of the first 16 inputs
+    if constexpr (kHalves) {
+      for (std::size_t t = 0; t < T; ++t) {
+        for (std::size_t k = 0; k < kGroup / 2; ++k) half[t] += q[(t * stride + g) * kGroup + k];
+      }
+    }
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* base = panel + p * panel_bytes;
       for (std::size_t line = 0; line < Group::kBytes + kAffineScaleBytes; line += 64) {
@@ -257,10 +263,8 @@ void gemm_affine_tile(const std::byte* panel, std::size_t panel_bytes, std::size
         const auto scale = L::broadcast(s_a[t * stride + g]);
         auto& to = acc[p][t];
         if constexpr (kHalves) {
-          std::int32_t half = 0;
-          for (std::size_t k = 0; k < kGroup / 2; ++k) half += a[k];
-          const auto low = w.low_dot(half, a);
-          const auto high = w.high_dot(total - half, a);
+          const auto low = w.low_dot(half[t], a);
+          const auto high = w.high_dot(total - half[t], a);
           to = L::fma(L::to_float(low), L::mul(first, scale), to);
           to = L::fma(L::to_float(high), L::mul(second, scale), to);
         } else {
@@ -278,17 +282,26 @@ void gemm_affine_tile(const std::byte* panel, std::size_t panel_bytes, std::size
 
 // ---- Integers, exact: w = q * scale in float32 (exact), acc = fma(w, x, acc)
 
+// The scales of a group of 16 rows, and what they make of a column of its whole numbers.
 template <class L, PackedFormat kFormat>
-typename L::F scaled_column(typename L::F column, const std::byte* scales, std::size_t k) {
-  if constexpr (!is_affine(kFormat)) {
-    return L::mul(column, L::load_bf16(scales));
-  } else {
-    const auto first = L::load(reinterpret_cast<const float*>(scales));
-    const auto second = L::load(reinterpret_cast<const float*>(scales + 64));
-    if constexpr (kFormat != PackedFormat::kInt8Halves) return L::fma(column, first, second);
-    return L::mul(column, k < kGroup / 2 ? first : second);
+struct GroupScales {
+  typename L::F first, second;
+  explicit GroupScales(const std::byte* p) {
+    if constexpr (is_affine(kFormat)) {
+      first = L::load(reinterpret_cast<const float*>(p));
+      second = L::load(reinterpret_cast<const float*>(p + 64));
+    } else {
+      first = second = L::load_bf16(p);
+    }
   }
-}
+  typename L::F apply(typename L::F column, std::size_t k) const {
+    if constexpr (!is_affine(kFormat)) return L::mul(column, first);
+    if constexpr (kFormat == PackedFormat::kInt8Halves) {
+      return L::mul(column, k < kGroup / 2 ? first : second);
+    }
+    return L::fma(column, first, second);
+  }
+};
 
 template <class L, PackedFormat kFormat, std::size_t P, std::size_t T>
 // NOLINTNEXTLINE(readability-function-size): what a kernel keeps in registers
@@ -307,11 +320,12 @@ void gemm_int_exact_tile(const std::byte* panel, std::size_t panel_bytes, std::s
         is_affine(kFormat) ? affine_group_place(g, kBytes) : int_group_place(g, kBytes);
     for (std::size_t p = 0; p < P; ++p) {
       const std::byte* base = panel + p * panel_bytes;
+      const GroupScales<L, kFormat> scales(base + place.scales);
       const std::size_t n = cols - g * kGroup < kGroup ? cols - g * kGroup : kGroup;
       for (std::size_t k = 0; k < n; ++k) {
         float column[kPanelRows];
         int_group_column(base + place.weights, kFormat, k, column);
-        const auto w = scaled_column<L, kFormat>(L::load(column), base + place.scales, k);
+        const auto w = scales.apply(L::load(column), k);
         for (std::size_t t = 0; t < T; ++t) {
           acc[p][t] = L::fma(w, L::broadcast(in[t][g * kGroup + k]), acc[p][t]);
         }

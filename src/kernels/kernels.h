@@ -4,8 +4,8 @@
 // one panel is one sequential read stream, and a kernel walks several panels at a time on cores
 // that do not saturate memory with one stream.
 //
-// Two specifications (docs/design.md 4), written once over 16 lanes in lanes.h; scalar/ gives the
-// lanes in plain C++, kernels_test.cc repeats the arithmetic in plain loops:
+// Two specifications (docs/design.md 4), written once over 16 lanes in lanes.h and gemm_tiles.h;
+// scalar/ gives the lanes in plain C++, kernels_test.cc repeats the arithmetic in plain loops:
 //   exact: weights dequantised to float32 without rounding, float32 activations,
 //          acc = fma(w, x, acc) over the inputs in ascending order.
 //   fast:  int8 and int4 weights meet activations rounded to int8 in groups of 32 inputs:
@@ -67,10 +67,12 @@ enum class SourceFormat : std::uint8_t {
   // `offsets` empty or the zero points, packed down the rows. docs/models.md 5.1
   kPacked4,
   kPacked8,
-  // The two halves of kv_b as files that split it have them: `heads`.
+  // The same with BF16 scales and without zero points, which kInt4 and kInt8 hold as they are.
+  kPackedBf16x4,
+  kPackedBf16x8,
+  // The two halves of kv_b as files that split it have them: `heads`. Read half by half.
   kHeads,
 };
-inline constexpr auto kLastSourceFormat = SourceFormat::kHeads;
 
 enum class ScaleType : std::uint8_t { kBF16, kF16, kF32 };
 
@@ -97,22 +99,28 @@ struct SourceMatrix {
 
 // Row h * (nope + v) + i is, below nope, column i of W_uk's head h, then row i - nope of its W_uv.
 struct HeadMatrices {
-  std::size_t nope = 0;
+  std::size_t heads = 0, nope = 0, v = 0;
   SourceMatrix key_up;    // [heads * cols, nope]: W_uk, transposed head by head
   SourceMatrix value_up;  // [heads * v, cols]
 };
 
-// Whether every group of 32 inputs is in whole numbers times a scale (and an offset).
-bool is_block_format(SourceFormat format);
-// Bytes of one row of `weights`; 0 for kHeads.
-std::size_t source_row_bytes(const SourceMatrix& source);
+// Where a block of GGUF has its float16 scales. Without inputs: the format has no such blocks.
+struct BlockLayout {
+  std::size_t inputs = 0;
+  std::size_t bytes = 0;
+  std::size_t first_scale = 0;
+  std::size_t scales = 0;  // one after the other; kGgufMxfp4 has a byte instead
+};
+BlockLayout block_layout(SourceFormat format);
 
-// out[c] = W[row, col_begin + c], exactly.
+// out[c] = W[row, col_begin + c], exactly: a product and a sum, each rounded once, where the format
+// has an offset. Not of kHeads.
 void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col_begin,
                     std::span<float> out);
 
 // ---- Weights as kept ------------------------------------------------------------------------
 
+// Floats first, then integers, of these the affine ones last: is_integer and is_affine rely on it.
 enum class PackedFormat : std::uint8_t {
   kF32,
   kF16,
@@ -153,14 +161,14 @@ std::size_t panel_bytes(PackedFormat format, std::size_t cols, std::size_t block
 std::size_t packed_bytes(PackedFormat format, std::size_t rows, std::size_t cols,
                          std::size_t block_offset);
 
-// Packs panel `panel` of the sub-matrix rows x cols of `source`. `out` is that panel's bytes.
-// int8 from anything else: symmetric, scale = bf16(absmax / 127) rounded up, q = rne(w / scale).
-// int4 from INT4 sources keeps their bytes, and so do mxfp4 and the affine formats, whole groups
-// alone and never transposed (`keeps_groups`); int4 from anything
-// else q = rne(w / scale) in [-8, 7], with the bf16 scale, of a few, of least squared error. With
-// `transposed`, packs the transpose of that sub-matrix: its panels run over `cols`, and groups run
-// along `rows`.
+// Whether a source so packed keeps its whole numbers and scales.
 bool keeps_groups(SourceFormat source, PackedFormat format);
+
+// Packs panel `panel` of the sub-matrix rows x cols of `source`. `out` is that panel's bytes.
+// Where the source's own groups are kept (`keeps_groups`), whole groups alone and never transposed.
+// Else int8: symmetric, scale = bf16(absmax / 127) rounded up, q = rne(w / scale); int4: q = rne(w
+// / scale) in [-8, 7], with the bf16 scale, of a few, of least squared error. With `transposed`,
+// packs the transpose of that sub-matrix: its panels run over `cols`, and groups run along `rows`.
 void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transposed,
                 PackedFormat format, std::size_t panel, std::span<std::byte> out);
 
@@ -169,7 +177,7 @@ void unpack_row(const PackedMatrix& matrix, std::size_t row, std::span<float> ou
 
 // ---- Activations ------------------------------------------------------------------------------
 
-// Rows of activations, as floats and, for int8, int4 and mxfp4 weights, rounded to int8.
+// Rows of activations, as floats and, for the integer formats, rounded to int8.
 struct Activations {
   std::size_t tokens = 0;
   std::size_t cols = 0;

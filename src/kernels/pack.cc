@@ -116,6 +116,8 @@ float nearest(float x) {
   return (x + kShift) - kShift;
 }
 
+constexpr std::uint16_t kNanBf16 = 0x7fc0;
+
 struct Int4Values {
   std::uint16_t scale = 0;  // bf16
   float error = 0.0f;       // squared, summed
@@ -147,7 +149,7 @@ Int4Values round_int4(const float (&values)[kGroup], float wanted) {
 // The largest value falls on -8, the one whole number without a partner of the other sign, or short
 // of it or beyond; then the scale that fits best the numbers that came out.
 Int4Values choose_int4(const float (&values)[kGroup]) {
-  if (!all_finite(values)) return {};  // where scales overflow
+  if (!all_finite(values)) return {kNanBf16, 0.0f, {}};  // where scales overflow: it must show
   float extreme = 0.0f;
   for (const float value : values) {
     if (std::fabs(value) > std::fabs(extreme)) extreme = value;
@@ -233,27 +235,45 @@ void put_f32(std::span<std::byte> out, std::size_t offset, float value) {
   std::memcpy(out.data() + offset, &value, sizeof value);
 }
 
+// The codes of a row's group: two units.
+void put_codes(std::span<std::byte> weights, std::size_t row, const Unit& low, const Unit& high) {
+  for (std::size_t k = 0; k < kUnit; ++k) {
+    if (weights.size() == kInt4GroupBytes) {
+      put_nibbles(weights, row, k, low.codes[k], high.codes[k]);
+      continue;
+    }
+    weights[k / 4 * 64 + row * 4 + k % 4] = static_cast<std::byte>(low.codes[k]);
+    weights[(k / 4 + 4) * 64 + row * 4 + k % 4] = static_cast<std::byte>(high.codes[k]);
+  }
+}
+
 // Both halves of a group have the same scale and offset, but for int8_halves.
 void pack_affine_group(const PanelSource& s, PackedFormat format, std::size_t group,
                        std::span<std::byte> out) {
   const std::size_t bytes = int_group_bytes(format);
   const IntGroupPlace place = affine_group_place(group, bytes);
-  const std::span<std::byte> weights = out.subspan(place.weights, bytes);
   const std::size_t first = (s.col + group * kGroup) / kUnit;
+  const bool halves = format == PackedFormat::kInt8Halves;
   for (std::size_t r = 0; r < s.rows; ++r) {
     const Unit low = read_unit(s.matrix, s.row + r, first);
     const Unit high = read_unit(s.matrix, s.row + r, first + 1);
-    const bool halves = format == PackedFormat::kInt8Halves;
     put_f32(out, place.scales + r * 4, low.scale);
     put_f32(out, place.scales + 64 + r * 4, halves ? high.scale : low.folded_offset());
-    for (std::size_t k = 0; k < kUnit; ++k) {
-      if (bytes == kInt4GroupBytes) {
-        put_nibbles(weights, r, k, low.codes[k], high.codes[k]);
-        continue;
-      }
-      weights[k / 4 * 64 + r * 4 + k % 4] = static_cast<std::byte>(low.codes[k]);
-      weights[(k / 4 + 4) * 64 + r * 4 + k % 4] = static_cast<std::byte>(high.codes[k]);
-    }
+    put_codes(out.subspan(place.weights, bytes), r, low, high);
+  }
+}
+
+// int8 and int4 out of codes with the same zero and with bf16 scales.
+void pack_kept_group(const PanelSource& s, PackedFormat format, std::size_t group,
+                     std::span<std::byte> out) {
+  const std::size_t bytes = int_group_bytes(format);
+  const IntGroupPlace place = int_group_place(group, bytes);
+  const std::size_t first = (s.col + group * kGroup) / kUnit;
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    const Unit low = read_unit(s.matrix, s.row + r, first);
+    const std::uint16_t scale = float_to_bf16(low.scale);
+    std::memcpy(out.data() + place.scales + r * 2, &scale, sizeof scale);
+    put_codes(out.subspan(place.weights, bytes), r, low, read_unit(s.matrix, s.row + r, first + 1));
   }
 }
 
@@ -307,7 +327,10 @@ PackedFormat native_format(SourceFormat format) {
     case SourceFormat::kFp8Block:
       return PackedFormat::kFp8;
     case SourceFormat::kInt4Group:
+    case SourceFormat::kPackedBf16x4:
       return PackedFormat::kInt4;
+    case SourceFormat::kPackedBf16x8:
+      return PackedFormat::kInt8;
     case SourceFormat::kMxfp4:
     case SourceFormat::kGgufMxfp4:
       return PackedFormat::kMxfp4;
@@ -383,7 +406,8 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
   const std::size_t block_offset = format == PackedFormat::kFp8 ? inputs.begin % kFp8BlockSize : 0;
   CHECK(out.size() == panel_bytes(format, s.cols, block_offset));
   const std::size_t n_groups = groups(s.cols);
-  if (keeps_groups(source.format, format)) {
+  const bool keeps = keeps_groups(source.format, format);
+  if (keeps) {
     CHECK(!transposed && s.col % kGroup == 0 && s.cols % kGroup == 0);
   }
   fill_padding(format, n_groups, out);
@@ -398,11 +422,15 @@ void pack_panel(const SourceMatrix& source, Range rows, Range cols, bool transpo
       CHECK(source.format == SourceFormat::kFp8Block);
       return pack_fp8(s, block_offset, out);
     case PackedFormat::kInt8:
-      for (std::size_t g = 0; g < n_groups; ++g) pack_int8_group(s, g, out);
+      for (std::size_t g = 0; g < n_groups; ++g) {
+        keeps ? pack_kept_group(s, format, g, out) : pack_int8_group(s, g, out);
+      }
       return;
     case PackedFormat::kInt4:
       if (source.format != SourceFormat::kInt4Group) {
-        for (std::size_t g = 0; g < n_groups; ++g) pack_rounded_int4_group(s, g, out);
+        for (std::size_t g = 0; g < n_groups; ++g) {
+          keeps ? pack_kept_group(s, format, g, out) : pack_rounded_int4_group(s, g, out);
+        }
         return;
       }
       for (std::size_t g = 0; g < n_groups; ++g) pack_int4_group(s, g, out);

@@ -1,4 +1,5 @@
-// Where each byte of a panel lies. Private to this module; pack.cc writes it, lanes.h reads it.
+// Where each byte of a panel lies. Private to this module; pack.cc writes it, gemm_tiles.h reads
+// it.
 //
 //   f32, f16, bf16: for each column, 16 rows.
 //   fp8:   for each run of columns inside one 128-block: 16 float32 scales (one per row), then for
@@ -69,26 +70,27 @@ inline constexpr std::int32_t kMxfp4Offset = 12;
 alignas(16) inline constexpr std::uint8_t kMxfp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24,
                                                              12, 11, 10, 9,  8,  6,  4,  0};
 
-// Column `k` (0..31) of a group as 16 integers, in float: true values, but of the affine formats
-// the numbers stored.
+// Input `k` (0..31) of row `lane` of a group: the true whole number, but of the affine formats the
+// number stored.
+inline std::int32_t int_group_value(const std::byte* weights, PackedFormat format, std::size_t k,
+                                    std::size_t lane) {
+  const std::size_t word = k / 4;
+  if (int_group_bytes(format) == kInt8GroupBytes) {
+    const auto byte = std::to_integer<std::int32_t>(weights[word * 64 + lane * 4 + k % 4]);
+    if (format == PackedFormat::kInt8Affine) return byte;
+    return byte - (format == PackedFormat::kInt8 ? 128 : kHalvesOffset);
+  }
+  const auto both = std::to_integer<unsigned>(weights[(word % 4) * 64 + lane * 4 + k % 4]);
+  const unsigned nibble = word < 4 ? both & 15u : both >> 4;
+  if (format == PackedFormat::kMxfp4) return std::int32_t{kMxfp4Table[nibble]} - kMxfp4Offset;
+  return static_cast<std::int32_t>(nibble) - (format == PackedFormat::kInt4 ? 8 : 0);
+}
+
+// All 16 rows, in float.
 inline void int_group_column(const std::byte* weights, PackedFormat format, std::size_t k,
                              float* column) {
-  const std::size_t word = k / 4;
-  for (std::size_t row = 0; row < kPanelRows; ++row) {
-    if (int_group_bytes(format) == kInt8GroupBytes) {
-      const auto byte = std::to_integer<int>(weights[word * 64 + row * 4 + k % 4]);
-      const int offset = format == PackedFormat::kInt8         ? 128
-                         : format == PackedFormat::kInt8Halves ? kHalvesOffset
-                                                               : 0;
-      column[row] = static_cast<float>(byte - offset);
-      continue;
-    }
-    const auto byte = std::to_integer<unsigned>(weights[(word % 4) * 64 + row * 4 + k % 4]);
-    const unsigned nibble = word < 4 ? byte & 15u : byte >> 4;
-    const int offset = format == PackedFormat::kInt4 ? 8 : 0;
-    column[row] = format == PackedFormat::kMxfp4
-                      ? static_cast<float>(static_cast<int>(kMxfp4Table[nibble]) - kMxfp4Offset)
-                      : static_cast<float>(static_cast<int>(nibble) - offset);
+  for (std::size_t lane = 0; lane < kPanelRows; ++lane) {
+    column[lane] = static_cast<float>(int_group_value(weights, format, k, lane));
   }
 }
 

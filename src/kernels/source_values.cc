@@ -9,6 +9,8 @@
 namespace conclave::kernels {
 namespace {
 
+constexpr std::size_t kGgufMxfp4Bytes = 17;  // a scale and 32 codes
+
 template <class T>
 T load_at(std::span<const std::byte> bytes, std::size_t index) {
   T value;
@@ -236,39 +238,6 @@ Unit read_stream_unit(const SourceMatrix& m, std::size_t row, std::size_t unit_i
   return unit;
 }
 
-struct BlockShape {
-  std::size_t inputs = 0;
-  std::size_t bytes = 0;
-};
-
-BlockShape block_shape(SourceFormat format) {
-  switch (format) {
-    case SourceFormat::kQ4_0:
-    case SourceFormat::kIq4Nl:
-      return {32, 18};
-    case SourceFormat::kQ4_1:
-      return {32, 20};
-    case SourceFormat::kQ5_0:
-      return {32, 22};
-    case SourceFormat::kQ5_1:
-      return {32, 24};
-    case SourceFormat::kQ8_0:
-      return {32, 34};
-    case SourceFormat::kGgufMxfp4:
-      return {32, 17};
-    case SourceFormat::kQ4K:
-      return {256, 144};
-    case SourceFormat::kQ5K:
-      return {256, 176};
-    case SourceFormat::kQ6K:
-      return {256, 210};
-    case SourceFormat::kIq4Xs:
-      return {256, 136};
-    default:
-      return {};
-  }
-}
-
 float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const auto byte = std::to_integer<unsigned>(m.weights[row * (m.cols / 2) + col / 2]);
   const unsigned nibble = col % 2 == 0 ? byte & 15u : byte >> 4;
@@ -282,17 +251,35 @@ float mxfp4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
   return static_cast<float>(twice) * bf16_to_float(mxfp4_half_scale(m, row, col));
 }
 
-float heads_value(const HeadMatrices& heads, std::size_t row, std::size_t col) {
-  const std::size_t latent = heads.value_up.cols;
-  const std::size_t n_heads = heads.key_up.rows / latent;
-  const std::size_t width = heads.nope + heads.value_up.rows / n_heads;
-  const std::size_t head = row / width;
-  const std::size_t i = row % width;
-  if (i < heads.nope) return value_at(heads.key_up, head * latent + col, i);
-  return value_at(heads.value_up, head * (width - heads.nope) + i - heads.nope, col);
-}
-
 }  // namespace
+
+BlockLayout block_layout(SourceFormat format) {
+  switch (format) {
+    case SourceFormat::kQ4_0:
+    case SourceFormat::kIq4Nl:
+      return {32, 18, 0, 1};
+    case SourceFormat::kQ4_1:
+      return {32, 20, 0, 2};
+    case SourceFormat::kQ5_0:
+      return {32, 22, 0, 1};
+    case SourceFormat::kQ5_1:
+      return {32, 24, 0, 2};
+    case SourceFormat::kQ8_0:
+      return {32, 34, 0, 1};
+    case SourceFormat::kGgufMxfp4:
+      return {32, kGgufMxfp4Bytes, 0, 0};
+    case SourceFormat::kQ4K:
+      return {256, 144, 0, 2};
+    case SourceFormat::kQ5K:
+      return {256, 176, 0, 2};
+    case SourceFormat::kQ6K:
+      return {256, 210, 208, 1};
+    case SourceFormat::kIq4Xs:
+      return {256, 136, 0, 1};
+    default:
+      return {};
+  }
+}
 
 std::size_t source_row_bytes(const SourceMatrix& m) {
   switch (m.format) {
@@ -310,12 +297,13 @@ std::size_t source_row_bytes(const SourceMatrix& m) {
     case SourceFormat::kMlx8:
     case SourceFormat::kPacked4:
     case SourceFormat::kPacked8:
+    case SourceFormat::kPackedBf16x4:
+    case SourceFormat::kPackedBf16x8:
       return m.cols * m.bits / 8;
-    case SourceFormat::kHeads:
-      return 0;
     default: {
-      const BlockShape shape = block_shape(m.format);
-      return m.cols / shape.inputs * shape.bytes;
+      const BlockLayout layout = block_layout(m.format);
+      CHECK(layout.inputs > 0);
+      return m.cols / layout.inputs * layout.bytes;
     }
   }
 }
@@ -325,11 +313,11 @@ bool is_block_format(SourceFormat format) {
 }
 
 Unit read_unit(const SourceMatrix& m, std::size_t row, std::size_t unit) {
-  const BlockShape shape = block_shape(m.format);
-  if (shape.inputs == 0) return read_stream_unit(m, row, unit);
-  const std::size_t units = shape.inputs / kUnit;
+  const BlockLayout layout = block_layout(m.format);
+  if (layout.inputs == 0) return read_stream_unit(m, row, unit);
+  const std::size_t units = layout.inputs / kUnit;
   const std::byte* block =
-      m.weights.data() + row * source_row_bytes(m) + unit / units * shape.bytes;
+      m.weights.data() + (row * (m.cols / layout.inputs) + unit / units) * layout.bytes;
   const std::size_t in_block = unit % units;
   switch (m.format) {
     case SourceFormat::kQ4_0:
@@ -362,7 +350,7 @@ Unit read_unit(const SourceMatrix& m, std::size_t row, std::size_t unit) {
 // Of gpt-oss's own layout neighbours share a byte; of GGUF's inputs k and k + 16 of a block.
 unsigned mxfp4_code(const SourceMatrix& m, std::size_t row, std::size_t col) {
   if (m.format == SourceFormat::kGgufMxfp4) {
-    const std::size_t block = row * source_row_bytes(m) + col / kGroup * 17;
+    const std::size_t block = row * source_row_bytes(m) + col / kGroup * kGgufMxfp4Bytes;
     const unsigned both = byte_at(m.weights.data() + block + 1 + col % kUnit);
     return col % kGroup < kUnit ? both & 15u : both >> 4;
   }
@@ -372,9 +360,10 @@ unsigned mxfp4_code(const SourceMatrix& m, std::size_t row, std::size_t col) {
 
 // 2^(e - 128): its exponent field, or a subnormal.
 std::uint16_t mxfp4_half_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
-  const std::byte* at = m.format == SourceFormat::kGgufMxfp4
-                            ? m.weights.data() + row * source_row_bytes(m) + col / kGroup * 17
-                            : m.scales.data() + row * m.row_step * (m.cols / kGroup) + col / kGroup;
+  const std::byte* at =
+      m.format == SourceFormat::kGgufMxfp4
+          ? m.weights.data() + row * source_row_bytes(m) + col / kGroup * kGgufMxfp4Bytes
+          : m.scales.data() + row * m.row_step * (m.cols / kGroup) + col / kGroup;
   const unsigned exponent = byte_at(at);
   if (exponent >= 2) return static_cast<std::uint16_t>((exponent - 1) << 7);
   return exponent == 1 ? 0x40u : 0x20u;  // 2^-127 and 2^-128
@@ -401,27 +390,57 @@ float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
     case SourceFormat::kMxfp4:
     case SourceFormat::kGgufMxfp4:
       return mxfp4_value(m, row, col);
-    case SourceFormat::kHeads:
-      return heads_value(*m.heads, row, col);
     default:
       return read_unit(m, row, col / kUnit).value(col % kUnit);
   }
 }
 
-void dequantize_row(const SourceMatrix& source, std::size_t row, std::size_t col_begin,
-                    std::span<float> out) {
-  CHECK(row < source.rows && col_begin + out.size() <= source.cols);
-  const bool has_units =
-      is_block_format(source.format) && source.format != SourceFormat::kInt4Group &&
-      source.format != SourceFormat::kMxfp4 && source.format != SourceFormat::kGgufMxfp4;
+namespace {
+
+// `value(col)` for each column: a loop of its own for each format, without a choice inside.
+template <class Value>
+void fill(std::size_t col_begin, std::span<float> out, const Value& value) {
+  for (std::size_t c = 0; c < out.size(); ++c) out[c] = value(col_begin + c);
+}
+
+void fill_from_units(const SourceMatrix& m, std::size_t row, std::size_t col_begin,
+                     std::span<float> out) {
   for (std::size_t c = 0; c < out.size();) {
     const std::size_t col = col_begin + c;
-    if (!has_units) {
-      out[c++] = value_at(source, row, col);
-      continue;
-    }
-    const Unit unit = read_unit(source, row, col / kUnit);
+    const Unit unit = read_unit(m, row, col / kUnit);
     for (std::size_t i = col % kUnit; i < kUnit && c < out.size(); ++i) out[c++] = unit.value(i);
+  }
+}
+
+}  // namespace
+
+void dequantize_row(const SourceMatrix& m, std::size_t row, std::size_t col_begin,
+                    std::span<float> out) {
+  CHECK(row < m.rows && col_begin + out.size() <= m.cols);
+  const std::size_t first = row * m.cols;
+  switch (m.format) {
+    case SourceFormat::kF32:
+      return fill(col_begin, out,
+                  [&](std::size_t c) { return load_at<float>(m.weights, first + c); });
+    case SourceFormat::kF16:
+      return fill(col_begin, out, [&](std::size_t c) {
+        return f16_to_float(load_at<std::uint16_t>(m.weights, first + c));
+      });
+    case SourceFormat::kBF16:
+      return fill(col_begin, out, [&](std::size_t c) {
+        return bf16_to_float(load_at<std::uint16_t>(m.weights, first + c));
+      });
+    case SourceFormat::kFp8Block:
+      return fill(col_begin, out, [&](std::size_t c) {
+        return e4m3_to_float(load_at<std::uint8_t>(m.weights, first + c)) * fp8_scale(m, row, c);
+      });
+    case SourceFormat::kInt4Group:
+      return fill(col_begin, out, [&](std::size_t c) { return int4_value(m, row, c); });
+    case SourceFormat::kMxfp4:
+    case SourceFormat::kGgufMxfp4:
+      return fill(col_begin, out, [&](std::size_t c) { return mxfp4_value(m, row, c); });
+    default:
+      return fill_from_units(m, row, col_begin, out);
   }
 }
 

@@ -29,6 +29,11 @@ struct Unit {
   float folded_offset() const { return has_offset ? offset : scale * static_cast<float>(-zero); }
 };
 
+// Whether every group of 32 inputs is in whole numbers times a scale (and an offset).
+bool is_block_format(SourceFormat format);
+// Bytes of one row of `weights`.
+std::size_t source_row_bytes(const SourceMatrix& source);
+
 // Unit `unit` of a row of a block format other than kInt4Group, kMxfp4 and kGgufMxfp4.
 Unit read_unit(const SourceMatrix& source, std::size_t row, std::size_t unit);
 

@@ -37,15 +37,15 @@ float int_value(const std::byte* panel, PackedFormat format, std::size_t lane, s
   const std::size_t bytes = int_group_bytes(format);
   const IntGroupPlace place =
       is_affine(format) ? affine_group_place(group, bytes) : int_group_place(group, bytes);
-  float column[kPanelRows];
-  int_group_column(panel + place.weights, format, col % kGroup, column);
+  const auto value =
+      static_cast<float>(int_group_value(panel + place.weights, format, col % kGroup, lane));
   if (is_affine(format)) {
     const float first = load_f32(panel + place.scales + lane * 4);
     const float second = load_f32(panel + place.scales + 64 + lane * 4);
-    if (format != PackedFormat::kInt8Halves) return std::fma(first, column[lane], second);
-    return column[lane] * (col % kGroup < kGroup / 2 ? first : second);
+    if (format != PackedFormat::kInt8Halves) return std::fma(first, value, second);
+    return value * (col % kGroup < kGroup / 2 ? first : second);
   }
-  return column[lane] * bf16_to_float(load_u16(panel + place.scales + lane * 2));
+  return value * bf16_to_float(load_u16(panel + place.scales + lane * 2));
 }
 
 }  // namespace

@@ -61,39 +61,11 @@ bool is_finite_at(std::span<const std::byte> bytes, std::size_t offset) {
   return !kIsBadF16(bits);
 }
 
-// Where a block of GGUF has its float16 scales. docs/models.md 5.6
-struct BlockScales {
-  std::size_t inputs = 0;
-  std::size_t bytes = 0;
-  std::size_t first = 0;
-  bool two = false;  // the second follows the first
-};
-
-std::optional<BlockScales> block_scales(kernels::SourceFormat format) {
-  using enum kernels::SourceFormat;
-  switch (format) {
-    case kQ4_0:
-    case kIq4Nl:
-      return BlockScales{32, 18, 0, false};
-    case kQ4_1:
-      return BlockScales{32, 20, 0, true};
-    case kQ5_0:
-      return BlockScales{32, 22, 0, false};
-    case kQ5_1:
-      return BlockScales{32, 24, 0, true};
-    case kQ8_0:
-      return BlockScales{32, 34, 0, false};
-    case kQ4K:
-      return BlockScales{256, 144, 0, true};
-    case kQ5K:
-      return BlockScales{256, 176, 0, true};
-    case kQ6K:
-      return BlockScales{256, 210, 208, false};
-    case kIq4Xs:
-      return BlockScales{256, 136, 0, false};
-    default:
-      return std::nullopt;
-  }
+Error bad_scale(std::string_view label, std::string_view suffix, std::size_t index,
+                std::size_t width, std::size_t first_row) {
+  return corrupt(std::string(label) + std::string(suffix) + ": [" +
+                 std::to_string(first_row + index / width) + ", " + std::to_string(index % width) +
+                 "] is NaN, infinite or beyond 2^118, expected a number that keeps weights finite");
 }
 
 Error bad_block(std::string_view label, std::size_t row, std::size_t block) {
@@ -104,25 +76,16 @@ Error bad_block(std::string_view label, std::size_t row, std::size_t block) {
 
 Result<void> check_blocks(const kernels::SourceMatrix& matrix, std::string_view label,
                           std::size_t first_row) {
-  if (matrix.format == kernels::SourceFormat::kGgufMxfp4) {
-    constexpr std::size_t kBytes = 17;
-    for (std::size_t i = 0; i * kBytes < matrix.weights.size(); ++i) {
-      if (!kIsBadE8m0(load<std::uint8_t>(matrix.weights, i * kBytes))) continue;
-      const std::size_t width = matrix.cols / kernels::kGroup;
-      return bad_block(label, first_row + i / width, i % width);
+  const kernels::BlockLayout layout = kernels::block_layout(matrix.format);
+  if (layout.inputs == 0) return {};
+  const std::size_t width = matrix.cols / layout.inputs;
+  for (std::size_t i = 0; i * layout.bytes < matrix.weights.size(); ++i) {
+    const std::size_t at = i * layout.bytes;
+    bool bad = layout.scales == 0 && kIsBadE8m0(load<std::uint8_t>(matrix.weights, at));
+    for (std::size_t scale = 0; scale < layout.scales; ++scale) {
+      bad |= !is_finite_at(matrix.weights, at + layout.first_scale + 2 * scale);
     }
-    return {};
-  }
-  const std::optional<BlockScales> scales = block_scales(matrix.format);
-  if (!scales) return {};
-  const std::size_t width = matrix.cols / scales->inputs;
-  for (std::size_t i = 0; i * scales->bytes < matrix.weights.size(); ++i) {
-    const std::size_t at = i * scales->bytes + scales->first;
-    if (is_finite_at(matrix.weights, at) &&
-        (!scales->two || is_finite_at(matrix.weights, at + 2))) {
-      continue;
-    }
-    return bad_block(label, first_row + i / width, i % width);
+    if (bad) return bad_block(label, first_row + i / width, i % width);
   }
   return {};
 }
@@ -143,15 +106,13 @@ std::optional<std::size_t> first_bad_scale(std::span<const std::byte> scales,
 // Scales and, of MLX, offsets of the same type.
 Result<void> check_stream_scales(const kernels::SourceMatrix& matrix, std::string_view label,
                                  std::size_t first_row) {
-  const bool is_mlx = matrix.format == kernels::SourceFormat::kMlx4 ||
-                      matrix.format == kernels::SourceFormat::kMlx8;
   const std::size_t width = matrix.cols / matrix.group;
   if (const auto bad = first_bad_scale(matrix.scales, matrix.scale_type)) {
-    return bad_value(label, is_mlx ? ".scales" : ".weight_scale", *bad, width, first_row);
+    return bad_scale(label, is_mlx(matrix) ? ".scales" : ".weight_scale", *bad, width, first_row);
   }
-  if (!is_mlx) return {};
+  if (!is_mlx(matrix)) return {};
   if (const auto bad = first_bad_scale(matrix.offsets, matrix.scale_type)) {
-    return bad_value(label, ".biases", *bad, width, first_row);
+    return bad_scale(label, ".biases", *bad, width, first_row);
   }
   return {};
 }

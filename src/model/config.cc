@@ -152,18 +152,27 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view label) 
   return TRY(parse_description(text, label)).config;
 }
 
-Result<std::string> config_text(const std::filesystem::path& path) {
-  if (const auto files = TRY(formats::find_gguf(path))) {
-    return config_from_gguf(TRY(formats::Gguf::open(*files)));
+// Where a folder has several GGUF sets its config.json still says what they all are.
+static Result<std::optional<formats::Gguf>> find_gguf_config(const std::filesystem::path& path) {
+  const auto files = formats::find_gguf(path);
+  std::error_code ignored;
+  if (!files && std::filesystem::exists(path / "config.json", ignored)) {
+    return std::optional<formats::Gguf>();
   }
+  if (!files) return files.error();
+  if (!*files) return std::optional<formats::Gguf>();
+  return std::optional<formats::Gguf>(TRY(formats::Gguf::open(**files)));
+}
+
+Result<std::string> config_text(const std::filesystem::path& path) {
+  if (const auto gguf = TRY(find_gguf_config(path))) return config_from_gguf(*gguf);
   return read_text_file(path / "config.json", kConfigBytesMax);
 }
 
 Result<Description> read_description(const std::filesystem::path& path) {
-  const auto files = TRY(formats::find_gguf(path));
-  if (!files) return parse_description(TRY(config_text(path)), "config.json");
-  const formats::Gguf gguf = TRY(formats::Gguf::open(*files));
-  return describe_gguf(gguf);
+  if (const auto gguf = TRY(find_gguf_config(path))) return describe_gguf(*gguf);
+  const std::string text = TRY(config_text(path));
+  return parse_description(text, "config.json");
 }
 
 Result<ModelConfig> read_config(const std::filesystem::path& path) {

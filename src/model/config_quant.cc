@@ -7,7 +7,7 @@ using nlohmann::json;
 
 // One entry of config_groups: 4 or 8 bits, activations as they are. Sizes of groups and zero points
 // are read off the tensors.
-Result<void> check_int_group(const Fields& group) {
+Result<void> check_int_group(const Fields& group, bool& all_asymmetric) {
   for (const std::string_view field : {"input_activations", "output_activations"}) {
     if (group.find(field) != nullptr) return group.not_supported(field, "null");
   }
@@ -17,7 +17,7 @@ Result<void> check_int_group(const Fields& group) {
   const std::size_t bits = TRY(weights->count("num_bits", {1, 64}));
   if (bits != 4 && bits != 8) return weights->not_supported("num_bits", "4 or 8");
   TRY(weights->expect_if_present("type", json("int")));
-  TRY(weights->flag("symmetric"));
+  all_asymmetric &= !TRY(weights->flag("symmetric"));
   const std::string strategy = TRY(weights->text_or("strategy", "group"));
   if (strategy != "group" && strategy != "channel") {
     return weights->not_supported("strategy", "\"group\" or \"channel\"");
@@ -27,7 +27,9 @@ Result<void> check_int_group(const Fields& group) {
     if (size % 32 != 0) return weights->not_supported("group_size", "a multiple of 32");
   }
   TRY(weights->expect_if_present("dynamic", false));
-  // Activation order would need weight_g_idx.
+  // Groups in the order of activations would need weight_g_idx; rows in that order do not.
+  const json* order = weights->find("actorder");
+  if (order == nullptr || *order == json("weight") || *order == json("static")) return {};
   return weights->expect_if_present("actorder", false);
 }
 
@@ -45,12 +47,13 @@ Result<QuantMethod> read_compressed_tensors(const Fields& quant) {
   if (!groups || groups->first().empty()) {
     return quant.invalid("config_groups", "an object with a group");
   }
+  bool all_asymmetric = true;
   for (const auto& entry : groups->first().items()) {
     const std::optional<Fields> group = TRY(groups->object(entry.key()));
     if (!group) return groups->invalid(entry.key(), "an object");
-    TRY(check_int_group(*group));
+    TRY(check_int_group(*group, all_asymmetric));
   }
-  return QuantMethod::kInt4Group;
+  return all_asymmetric ? QuantMethod::kIntZeroPoints : QuantMethod::kInt4Group;
 }
 
 Result<QuantMethod> read_fp8(const Fields& quant) {

@@ -40,12 +40,15 @@ TEST(ReadQuantization, OtherInt4VariantsAreNamed) {
 
 TEST(ReadQuantization, OtherSizesShowInTheTensors) {
   const std::vector<std::pair<const char*, json>> variants = {
-      {"num_bits", 8u}, {"symmetric", false}, {"strategy", "channel"}, {"group_size", 128u}};
+      {"num_bits", 8u}, {"strategy", "channel"}, {"group_size", 128u}};
   for (const auto& [field, value] : variants) {
     json quant = int4_quantization();
     quant["config_groups"]["group_0"]["weights"][field] = value;
     EXPECT_EQ(*read(quant), QuantMethod::kInt4Group) << field;
   }
+  json asymmetric = int4_quantization();
+  asymmetric["config_groups"]["group_0"]["weights"]["symmetric"] = false;
+  EXPECT_EQ(*read(asymmetric), QuantMethod::kIntZeroPoints);
   for (const char* field : {"num_bits", "symmetric", "group_size"}) {
     json quant = int4_quantization();
     quant["config_groups"]["group_0"]["weights"].erase(field);

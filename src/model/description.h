@@ -15,10 +15,11 @@ namespace conclave::model {
 
 enum class QuantMethod : std::uint8_t {
   kNone,
-  kInt4Group,  // compressed-tensors pack-quantized, 4 or 8 bits
-  kFp8Block,   // e4m3, blocks of 128 x 128
-  kMxfp4,      // experts alone, as gpt-oss has them
-  kMlx,        // MLX's affine and mxfp4, each module as its tensors' shapes say
+  kInt4Group,      // compressed-tensors pack-quantized, 4 or 8 bits
+  kIntZeroPoints,  // the same, every matrix with zero points
+  kFp8Block,       // e4m3, blocks of 128 x 128
+  kMxfp4,          // experts alone, as gpt-oss has them
+  kMlx,            // MLX's affine and mxfp4, each module as its tensors' shapes say
 };
 
 // What a family says about rotation beyond the fields themselves.

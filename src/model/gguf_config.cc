@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 namespace conclave::model {
@@ -85,11 +86,36 @@ Result<json> read_yarn(const Keys& keys) {
     if (const auto value = TRY(keys.number_if_there(key))) out[field] = short_number(*value);
   }
   if (const auto log = TRY(keys.number_if_there("rope.scaling.yarn_log_multiplier"))) {
-    const double scale = short_number(static_cast<double>(static_cast<float>(*log * 10.0)));
+    const double scale =
+        short_number(static_cast<double>(static_cast<float>(short_number(*log) * 10.0)));
     out["mscale"] = scale;
     out["mscale_all_dim"] = scale;
   }
   return out;
+}
+
+// Keys that would change the result in a way that this engine does not compute.
+Result<void> refuse_other_maths(const Keys& keys) {
+  const std::pair<std::string_view, double> neutral[] = {
+      {"rope.scale_linear", 1.0},
+      {"rope.scaling.attn_factor", 1.0},
+      {"rope.scaling.yarn_attn_factor", 1.0},
+      {"rope.scaling.yarn_ext_factor", 1.0},
+      {"attention.temperature_scale", 0.0},
+      {"attn_logit_softcapping", 0.0},
+      {"final_logit_softcapping", 0.0},
+  };
+  for (const auto& [key, value] : neutral) {
+    const std::optional<double> found = TRY(keys.number_if_there(key));
+    if (!found || *found == value) continue;
+    return unsupported(keys.file().label() + ": " + keys.full(key) + ": " + std::to_string(*found) +
+                       ", expected " + std::to_string(value));
+  }
+  const std::string type = TRY(keys.text_or("rope.scaling.type", ""));
+  const double factor = TRY(keys.number_if_there("rope.scaling.factor")).value_or(1.0);
+  if (!type.empty() || factor == 1.0) return {};
+  return unsupported(keys.file().label() + ": " + keys.full("rope.scaling.factor") + ": " +
+                     std::to_string(factor) + " without a type, expected 1");
 }
 
 // What all architectures have.
@@ -104,15 +130,16 @@ Result<json> read_common(const Keys& keys) {
   out["num_attention_heads"] = TRY(keys.count("attention.head_count"));
   out["max_position_embeddings"] = TRY(keys.count("context_length"));
   out["rms_norm_eps"] = short_number(TRY(keys.number("attention.layer_norm_rms_epsilon")));
-  if (const auto base = TRY(keys.number_if_there("rope.freq_base"))) {
-    out["rope_theta"] = short_number(*base);
-  }
+  constexpr double kThetaOfLlama = 10000.0;
+  out["rope_theta"] =
+      short_number(TRY(keys.number_if_there("rope.freq_base")).value_or(kThetaOfLlama));
+  TRY(refuse_other_maths(keys));
   const std::string scaling = TRY(keys.text_or("rope.scaling.type", "none"));
   if (scaling == "yarn") {
     out["rope_scaling"] = TRY(read_yarn(keys));
   } else if (scaling != "none") {
     return unsupported(keys.file().label() + ": " + keys.full("rope.scaling.type") + ": \"" +
-                       scaling + "\", expected \"yarn\" or \"none\"");
+                       scaling.substr(0, 40) + "\", expected \"yarn\" or \"none\"");
   }
   out["tie_word_embeddings"] = !keys.file().has_tensor("output.weight");
   TRY(add_stop_tokens(keys.file(), out));
@@ -123,14 +150,32 @@ Result<void> add_grouped_attention(const Keys& keys, json& out) {
   out["num_key_value_heads"] = TRY(keys.count("attention.head_count_kv"));
   const auto heads = out["num_attention_heads"].get<std::uint64_t>();
   const std::uint64_t hidden = out["hidden_size"].get<std::uint64_t>();
-  out["head_dim"] = TRY(keys.count_or("attention.key_length", heads > 0 ? hidden / heads : hidden));
-  return {};
+  const std::uint64_t head =
+      TRY(keys.count_or("attention.key_length", heads > 0 ? hidden / heads : hidden));
+  out["head_dim"] = head;
+  const std::uint64_t rotated = TRY(keys.count_or("rope.dimension_count", head));
+  if (rotated == head || out["model_type"] == json("glm4_moe")) return {};
+  return unsupported(keys.file().label() + ": " + keys.full("rope.dimension_count") + ": " +
+                     std::to_string(rotated) + ", expected " + std::to_string(head));
 }
 
 Result<void> add_experts(const Keys& keys, std::string_view count_field, json& out) {
   out[std::string(count_field)] = TRY(keys.count("expert_count"));
   out["num_experts_per_tok"] = TRY(keys.count("expert_used_count"));
   return {};
+}
+
+// 1 softmax, 2 sigmoid; where the file does not say, a selection bias gives it away.
+Result<bool> has_sigmoid_router(const Keys& keys) {
+  const auto kind = TRY(keys.count_if_there("expert_gating_func"));
+  if (kind && *kind != 1 && *kind != 2) {
+    return unsupported(keys.file().label() + ": " + keys.full("expert_gating_func") + ": " +
+                       std::to_string(*kind) + ", expected 1 (softmax) or 2 (sigmoid)");
+  }
+  if (kind) return *kind == 2;
+  return std::ranges::any_of(keys.file().tensors(), [](const formats::Tensor& tensor) {
+    return tensor.name.ends_with("exp_probs_b.bias");
+  });
 }
 
 Result<void> add_sigmoid_router(const Keys& keys, json& out) {
@@ -157,18 +202,13 @@ Result<void> add_what_files_omit(const Keys& keys, json& out) {
   // K2.5 and later have beta_fast 32, which is the default; the older ones 1.
   const bool kimi = experts == 384 && out.contains("rope_scaling");
   if (!kimi || out["rope_scaling"].contains("beta_fast")) return {};
-  const std::string name = TRY(keys.file().text_if_there("general.name")).value_or("") + " " +
-                           TRY(keys.file().text_if_there("general.basename")).value_or("");
-  const std::size_t at = name.find("K2.");
-  const bool later = at != name.npos && at + 3 < name.size() && name[at + 3] >= '5';
-  if (!later) out["rope_scaling"]["beta_fast"] = 1.0;
+  if (!TRY(formats::is_later_kimi(keys.file()))) out["rope_scaling"]["beta_fast"] = 1.0;
   return {};
 }
 
 Result<json> read_deepseek2(const Keys& keys) {
   json out = TRY(read_common(keys));
-  constexpr std::uint64_t kSigmoid = 2;
-  const bool sigmoid = TRY(keys.count_or("expert_gating_func", 1)) == kSigmoid;
+  const bool sigmoid = TRY(has_sigmoid_router(keys));
   out["architectures"] = {sigmoid ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM"};
   out["model_type"] = sigmoid ? "deepseek_v3" : "deepseek_v2";
   const std::uint64_t rope = TRY(keys.count("rope.dimension_count"));
@@ -226,6 +266,10 @@ Result<json> read_glm4moe(const Keys& keys) {
   out["use_qk_norm"] = keys.file().has_tensor("blk.0.attn_q_norm.weight");
   out["attention_bias"] = keys.file().has_tensor("blk.0.attn_q.bias");
   TRY(add_experts(keys, "n_routed_experts", out));
+  if (TRY(keys.count_or("expert_gating_func", 2)) != 2) {
+    return unsupported(keys.file().label() + ": " + keys.full("expert_gating_func") +
+                       ": expected 2 (sigmoid)");
+  }
   TRY(add_sigmoid_router(keys, out));
   if (!out.contains("n_group")) out.update({{"n_group", 1}, {"topk_group", 1}});
   return out;

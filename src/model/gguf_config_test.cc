@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <limits>
 
 #include "formats/test_gguf.h"
 
@@ -168,7 +169,21 @@ TEST(GgufConfig, ErrorsNameFileAndKey) {
             "config.gguf: a dense model of architecture llama; conclave runs Mixture-of-Experts");
   GgufBuilder file = common("qwen3moe");
   EXPECT_EQ(describe(file).error().message,
-            "config.gguf: qwen3moe.vocab_size: expected a whole number, found nothing");
+            "config.gguf: qwen3moe.vocab_size: missing, expected a whole number");
+  const std::pair<const char*, float> stretched[] = {{"rope.scaling.factor", 4.0f},
+                                                     {"rope.scaling.yarn_attn_factor", 0.5f}};
+  for (const auto& [key, value] : stretched) {
+    GgufBuilder odd = grouped("qwen3moe");
+    odd.number(std::string("qwen3moe.") + key, value);
+    EXPECT_NE(describe(odd).error().message.find(key), std::string::npos);
+  }
+  GgufBuilder endless = grouped("qwen3moe");
+  endless.number("qwen3moe.rope.scaling.attn_factor", std::numeric_limits<float>::infinity());
+  EXPECT_NE(describe(endless).error().message.find("expected a finite number"), std::string::npos);
+  GgufBuilder softmax = grouped("glm4moe");
+  softmax.count("glm4moe.expert_gating_func", 1);
+  EXPECT_EQ(describe(softmax).error().message,
+            "config.gguf: glm4moe.expert_gating_func: expected 2 (sigmoid)");
   GgufBuilder other = grouped("qwen3moe");
   other.text("qwen3moe.rope.scaling.type", "linear");
   EXPECT_EQ(describe(other).error().message,

@@ -101,7 +101,7 @@ TEST(GoldenFormats, GgufDecodesAsGgufPyDoes) {
   for (const GgufCase& c : kGgufCases) {
     const Tensor& blocks = vectors.at(std::string(c.name) + ".blocks");
     const std::vector<float> expected = vectors.values(std::string(c.name) + ".values");
-    const SourceMatrix matrix{c.format, blocks.shape[0], c.inputs, blocks.bytes, {}};
+    const SourceMatrix matrix{c.format, blocks.shape[0] / 3, 3 * c.inputs, blocks.bytes, {}};
     expect_same_bits(decoded(matrix), expected, c.name);
     expect_kept(matrix, expected, 0.0f, c.name);
   }

@@ -75,10 +75,10 @@ std::size_t all_rows(std::size_t stacked, MatrixShape shape) {
 }
 
 // How many inputs share a scale, from the shape of the scales.
-Result<std::size_t> group_of(const Tensor& scales, std::size_t cols, std::size_t group_min) {
+Result<std::size_t> group_of(const Tensor& scales, std::size_t cols) {
   const std::size_t groups = scales.shape.empty() ? 0 : scales.shape.back();
   const std::size_t group = groups == 0 ? 0 : cols / groups;
-  if (group < group_min || group * groups != cols || group % kernels::kGroup != 0) {
+  if (group == 0 || group * groups != cols || group % kernels::kGroup != 0) {
     return unsupported(label_of(scales) + ": shape " + formats::shape_text(scales.shape) + " for " +
                        std::to_string(cols) +
                        " inputs, expected a scale for each 32, 64, 128 or other multiple of 32");
@@ -120,13 +120,20 @@ Result<const Tensor*> TensorTaker::take(const std::string& name, std::span<const
   return tensor;
 }
 
+void TensorTaker::leave(const std::string& name) {
+  const Tensor* tensor = checkpoint_.find(name);
+  if (tensor != nullptr)
+    taken_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
+}
+
 // The file that would have named a missing tensor.
 std::string TensorTaker::table_of_contents() const {
   std::string single = "model.safetensors";
   const std::span<const Tensor> tensors = checkpoint_.tensors();
   if (tensors.empty()) return single;
   const std::string first = tensors.front().file->path().filename().string();
-  if (is_gguf() || first == single) return first;
+  if (is_gguf()) return checkpoint_.files().front().file->path().filename().string();
+  if (first == single) return first;
   return "model.safetensors.index.json";
 }
 
@@ -185,13 +192,15 @@ Result<Linear> MatrixTaker::take_plain(const std::string& name, MatrixShape shap
 Result<Linear> MatrixTaker::take_int4(const std::string& name, MatrixShape shape) {
   constexpr std::size_t kPerWord = 8;
   const Tensor& packed = *tensors_.find(name + ".weight_packed");
-  if (description_.quant != QuantMethod::kInt4Group) {
+  if (description_.quant != QuantMethod::kInt4Group &&
+      description_.quant != QuantMethod::kIntZeroPoints) {
     return invalid_input(label_of(packed) +
                          ": INT4, but config.json has no compressed-tensors quantization_config");
   }
   TRY(expect_whole_groups(packed, shape.cols));
   const Tensor* scales = tensors_.find(name + ".weight_scale");
-  const bool as_kimi = scales != nullptr && scales->dtype == DType::kBF16 &&
+  const bool as_kimi = description_.quant == QuantMethod::kInt4Group && scales != nullptr &&
+                       scales->dtype == DType::kBF16 &&
                        scales->shape == Shape{shape.rows, shape.cols / kernels::kGroup} &&
                        tensors_.find(name + ".weight_zero_point") == nullptr &&
                        bits_of(packed, shape.cols) == 4;
@@ -219,8 +228,7 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
                        " bits a weight, expected 4 or 8");
   }
   const std::size_t per_word = 32 / bits;
-  const std::size_t group =
-      TRY(group_of(*tensors_.find(name + ".weight_scale"), shape.cols, kernels::kGroup));
+  const std::size_t group = TRY(group_of(*tensors_.find(name + ".weight_scale"), shape.cols));
   const std::size_t groups = shape.cols / group;
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
@@ -230,12 +238,19 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
     linear.shape =
         TRY(tensors_.take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
   }
-  linear.matrix = {bits == 4 ? SourceFormat::kPacked4 : SourceFormat::kPacked8, shape.rows,
-                   shape.cols, linear.weights->bytes, linear.scales->bytes};
+  const bool is_plain =
+      linear.scales->dtype == DType::kBF16 && tensors_.find(name + ".weight_zero_point") == nullptr;
+  const SourceFormat four = is_plain ? SourceFormat::kPackedBf16x4 : SourceFormat::kPacked4;
+  const SourceFormat eight = is_plain ? SourceFormat::kPackedBf16x8 : SourceFormat::kPacked8;
+  linear.matrix = {bits == 4 ? four : eight, shape.rows, shape.cols, linear.weights->bytes,
+                   linear.scales->bytes};
   linear.matrix.group = group;
   linear.matrix.bits = static_cast<unsigned>(bits);
   linear.matrix.scale_type = scale_type_of(linear.scales->dtype);
-  if (tensors_.find(name + ".weight_zero_point") == nullptr) return linear;
+  if (tensors_.find(name + ".weight_zero_point") == nullptr &&
+      description_.quant != QuantMethod::kIntZeroPoints) {
+    return linear;
+  }
   const Tensor* zeros = TRY(tensors_.take(name + ".weight_zero_point", std::array{DType::kI32},
                                           {(shape.rows + per_word - 1) / per_word, groups}));
   linear.matrix.offsets = zeros->bytes;
@@ -272,7 +287,7 @@ Result<Linear> MatrixTaker::take_mlx(const std::string& name, MatrixShape shape,
                        std::to_string(shape.cols) +
                        " inputs, expected 2, 3, 4, 5, 6 or 8 bits each");
   }
-  const std::size_t group = TRY(group_of(found_scales, shape.cols, kernels::kGroup));
+  const std::size_t group = TRY(group_of(found_scales, shape.cols));
   const std::size_t groups = shape.cols / group;
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight", std::array{DType::kU32},
@@ -313,7 +328,8 @@ Linear part_of_stack(const Linear& all, std::size_t index, std::size_t rows) {
 
 Linear join_heads(const Linear& key_up, const Linear& value_up, const ModelConfig& config,
                   kernels::HeadMatrices& heads) {
-  heads = {config.qk_nope_head_dim, key_up.matrix, value_up.matrix};
+  heads = {config.n_heads, config.qk_nope_head_dim, config.v_head_dim, key_up.matrix,
+           value_up.matrix};
   Linear linear{key_up.weights, value_up.weights, nullptr, {}};
   linear.matrix.format = SourceFormat::kHeads;
   linear.matrix.rows = config.n_heads * (config.qk_nope_head_dim + config.v_head_dim);

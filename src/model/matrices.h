@@ -30,6 +30,8 @@ class TensorTaker {
   // Errors name file, tensor, found and expected.
   Result<const formats::Tensor*> take(const std::string& name,
                                       std::span<const formats::DType> dtypes, const Shape& shape);
+  // A tensor that may be there and is not wanted.
+  void leave(const std::string& name);
   // All that is left must be on the named list; returns it.
   Result<std::vector<std::string>> sort_out_the_rest(const Description& description) const;
 
@@ -46,7 +48,7 @@ class MatrixTaker {
   MatrixTaker(TensorTaker& tensors, const Description& description)
       : tensors_(tensors), description_(description) {}
 
-  // `name` without ".weight". `input_unit`: the inputs are dealt out in multiples of it.
+  // `name` without ".weight".
   Result<Linear> take(const std::string& name, MatrixShape shape, std::size_t stacked = 0);
   // A tensor of floats or of GGUF's blocks under its whole name.
   Result<Linear> take_plain(const std::string& name, MatrixShape shape, std::size_t stacked = 0);

@@ -27,7 +27,7 @@ class MatricesTest : public CheckpointDirTest {
     checkpoint_.write(dir_);
     opened_ = std::make_unique<formats::Checkpoint>(formats::Checkpoint::open(dir_).value());
     tensors_ = std::make_unique<TensorTaker>(*opened_);
-    description_.quant = QuantMethod::kInt4Group;
+    description_.quant = quant_;
     return MatrixTaker(*tensors_, description_).take("m", shape, stacked);
   }
   void SetUp() override {
@@ -40,6 +40,7 @@ class MatricesTest : public CheckpointDirTest {
   std::unique_ptr<formats::Checkpoint> opened_;
   std::unique_ptr<TensorTaker> tensors_;
   Description description_;
+  QuantMethod quant_ = QuantMethod::kInt4Group;
 };
 
 TEST_F(MatricesTest, MlxSizesComeFromTheShapes) {
@@ -128,6 +129,31 @@ TEST_F(MatricesTest, PackedInEightBitsHasItsZeroInTheMiddle) {
   EXPECT_EQ(row[0], scale);  // 129 - 128
 }
 
+// In kInt4 and kInt8 as they are, with one scale for each 32 of a wider group.
+TEST_F(MatricesTest, PackedWithoutZeroPointsIsKeptInOurOwnForms) {
+  add("m.weight_packed", "I32", {2, 16}, '\x9e');
+  add("m.weight_scale", "BF16", {2, 1}, '\x3d');
+  const auto linear = take({2, 128});
+  ASSERT_TRUE(linear) << linear.error().message;
+  const kernels::PackedFormat format = kernels::native_format(linear->matrix.format);
+  EXPECT_EQ(format, kernels::PackedFormat::kInt4);
+  std::vector<std::byte> panel(kernels::panel_bytes(format, 128, 0));
+  kernels::pack_panel(linear->matrix, {0, 2}, {0, 128}, false, format, 0, panel);
+  std::vector<float> kept(128), expected(128);
+  kernels::unpack_row({format, 2, 128, 0, panel}, 1, kept);
+  kernels::dequantize_row(linear->matrix, 1, 0, expected);
+  EXPECT_EQ(kept, expected);
+  EXPECT_GT(kept[0], 0.0f);
+}
+
+TEST_F(MatricesTest, ZeroPointsThatTheConfigNamesMustBeThere) {
+  add("m.weight_packed", "I32", {2, 16});
+  add("m.weight_scale", "BF16", {2, 4}, '\x3d');
+  quant_ = QuantMethod::kIntZeroPoints;
+  EXPECT_EQ(take({2, 128}).error().message,
+            "model.safetensors: m.weight_zero_point: missing, expected I32 [1, 4]");
+}
+
 TEST_F(MatricesTest, BadScalesAreNamed) {
   add("m.weight", "U32", {2, 4});
   add("m.scales", "BF16", {2, 1}, '\x7f');
@@ -136,7 +162,8 @@ TEST_F(MatricesTest, BadScalesAreNamed) {
   const auto linear = take({2, 32});
   ASSERT_TRUE(linear) << linear.error().message;
   EXPECT_EQ(check_values(*linear).error().message,
-            "model.safetensors: m.scales: [1, 0] is NaN or infinite, expected a finite number");
+            "model.safetensors: m.scales: [1, 0] is NaN, infinite or beyond 2^118, expected a "
+            "number that keeps weights finite");
 }
 
 }  // namespace

@@ -259,6 +259,7 @@ class ModelSource {
 inline constexpr std::uint64_t kCheckAtOpenBytes = std::uint64_t{1} << 30;
 
 // No scale is NaN or infinite and no FP8 weight is NaN; reads all scales, and all weights of FP8.
+// Scales and offsets of MLX and of packed matrices are below 2^118, so that weights are finite.
 // `label` as ModelSource::label gives it; `first_row`: where the matrix begins in that of the file.
 Result<void> check_scales(const kernels::SourceMatrix& matrix, std::string_view label,
                           std::size_t first_row = 0);
@@ -279,17 +280,30 @@ Result<std::vector<FileRange>> skeleton(const ModelSource& source);
 
 // The choice of `--weights`.
 enum class WeightsMode : std::uint8_t {
-  kNative,  // keep each tensor's own bytes
-  kInt8,    // everything that has more bits becomes int8, groups of 32; not router and embedding
+  kNative,  // keep each tensor's own values
+  kInt8,    // floats become int8, groups of 32; not router and embedding
   kInt4,    // the same, but most of it int4: not the head, nor what makes keys and values
 };
 inline constexpr std::array<std::string_view, 3> kWeightsModes = {"native", "int8", "int4"};
 Result<WeightsMode> parse_weights_mode(std::string_view text);
 std::string_view name(WeightsMode mode);  // "native"
 
-// The kept format of a matrix. The router stays float32; the embedding keeps its bytes, being read
+// The kept format of a matrix. The router stays float32; the embedding keeps its values, being read
 // one row at a time.
 kernels::PackedFormat kept_format(Weight weight, kernels::SourceFormat source, WeightsMode mode);
+
+// A sub-matrix to be packed, or its transpose.
+struct MatrixPart {
+  kernels::SourceMatrix matrix;
+  Range rows, cols;
+  bool transposed = false;
+};
+// The same part of what holds its bytes: of a split kv_b one head's keys, which lie transposed
+// there already, or its values. Any other part of a split kv_b has none.
+std::optional<MatrixPart> stored_part(const MatrixPart& part);
+// The kept format of a stored part: where it cuts the source's groups or turns them, they are not
+// kept.
+kernels::PackedFormat kept_format(Weight weight, const MatrixPart& stored, WeightsMode mode);
 
 // For `conclave model inspect` and the planner: bytes kept and bytes read per decoded token.
 struct PartBytes {

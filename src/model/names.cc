@@ -135,7 +135,7 @@ bool is_ignored(const Description& description, std::string_view name) {
   if (!in) return false;
   const std::size_t n_layers = description.config.n_layers;
   if (in->layer >= n_layers) return in->layer - n_layers < description.n_mtp_layers;
-  return in->rest == "self_attn.rotary_emb.inv_freq" || in->rest.starts_with("nextn.");
+  return in->rest == "self_attn.rotary_emb.inv_freq";
 }
 
 }  // namespace conclave::model

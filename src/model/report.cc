@@ -51,8 +51,6 @@ std::uint64_t file_bytes_of(const kernels::SourceMatrix& matrix) {
       return count / 2 + count / kernels::kGroup;
     case kernels::SourceFormat::kInt4Group:
       return count / 2 + count / kernels::kGroup * 2;
-    case kernels::SourceFormat::kHeads:
-      return file_bytes_of(matrix.heads->key_up) + file_bytes_of(matrix.heads->value_up);
     default:
       return matrix.weights.size() + matrix.scales.size() + matrix.offsets.size();
   }
@@ -63,11 +61,29 @@ class Summer {
   Summer(const ModelConfig& config, WeightsMode mode) : config_(config), mode_(mode) {}
 
   void add(Weight weight, const kernels::SourceMatrix& matrix) {
-    const kernels::PackedFormat format = kept_format(weight, matrix.format, mode_);
-    const std::uint64_t kept = kernels::packed_bytes(format, matrix.rows, matrix.cols, 0);
+    if (matrix.heads != nullptr) {
+      add_rows(weight, matrix.heads->key_up, matrix.heads->key_up.rows, false);
+      add_rows(weight, matrix.heads->value_up, matrix.heads->value_up.rows, false);
+    } else if (weight == Weight::kKvB) {  // W_uk is kept as its transpose
+      const std::size_t keys = config_.n_heads * config_.qk_nope_head_dim;
+      add_rows(weight, matrix, keys, true);
+      add_rows(weight, matrix, matrix.rows - keys, false);
+    } else {
+      add_rows(weight, matrix, matrix.rows, false);
+    }
+    at(part_of(weight)).file_bytes +=
+        matrix.heads == nullptr
+            ? file_bytes_of(matrix)
+            : file_bytes_of(matrix.heads->key_up) + file_bytes_of(matrix.heads->value_up);
+  }
+
+  void add_rows(Weight weight, const kernels::SourceMatrix& matrix, std::size_t rows,
+                bool transposed) {
+    const MatrixPart part_of_matrix{matrix, {0, rows}, {0, matrix.cols}, transposed};
+    const kernels::PackedFormat format = kept_format(weight, part_of_matrix, mode_);
+    const std::uint64_t kept = kernels::packed_bytes(format, rows, matrix.cols, 0);
     PartBytes& part = at(part_of(weight));
-    part.parameters += std::uint64_t{matrix.rows} * matrix.cols;
-    part.file_bytes += file_bytes_of(matrix);
+    part.parameters += std::uint64_t{rows} * matrix.cols;
     part.kept_bytes += kept;
     formats_[static_cast<std::size_t>(part_of(weight))].insert(format);
   }

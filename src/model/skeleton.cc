@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <set>
 #include <string_view>
 #include <system_error>
 #include <tuple>
@@ -38,16 +36,6 @@ FileRange range_in(const MappedFile& file, const std::byte* at, std::size_t byte
           bytes, file.bytes().size()};
 }
 
-// Of safetensors the length stands in the first 8 bytes; opening has checked it.
-FileRange header_of(const Tensor& tensor) {
-  const MappedFile& file = *tensor.file;
-  if (tensor.header_bytes > 0) return range_in(file, file.bytes().data(), tensor.header_bytes);
-  std::uint64_t size = 0;
-  CHECK(file.bytes().size() >= sizeof size);
-  std::memcpy(&size, file.bytes().data(), sizeof size);
-  return range_in(file, file.bytes().data(), sizeof size + size);
-}
-
 // Joins what touches or overlaps.
 std::vector<FileRange> merged(std::vector<FileRange> ranges) {
   std::ranges::sort(ranges, [](const FileRange& a, const FileRange& b) {
@@ -69,20 +57,21 @@ std::vector<FileRange> merged(std::vector<FileRange> ranges) {
 }  // namespace
 
 Result<std::vector<FileRange>> skeleton_of(const std::filesystem::path& dir,
-                                           std::span<const Tensor> tensors,
+                                           const formats::Checkpoint& checkpoint,
                                            const TensorTable& table) {
   std::vector<FileRange> ranges;
-  TRY(add_whole_files(dir, ranges));
-  std::set<const MappedFile*> seen;
-  for (const Tensor& tensor : tensors) {
-    if (seen.insert(tensor.file).second) ranges.push_back(header_of(tensor));
+  // A GGUF file says all itself; what lies beside it may be of another model.
+  if (!checkpoint.is_gguf()) TRY(add_whole_files(dir, ranges));
+  for (const formats::Checkpoint::File& file : checkpoint.files()) {
+    ranges.push_back(range_in(*file.file, file.file->bytes().data(), file.header_bytes));
   }
 
   const auto add = [&ranges](const Tensor& tensor, std::size_t bytes_max) {
     ranges.push_back(
         range_in(*tensor.file, tensor.bytes.data(), std::min(tensor.bytes.size(), bytes_max)));
   };
-  for (const Tensor& tensor : tensors) add(tensor, kHashedBytes);  // any weight_shape is in them
+  for (const Tensor& tensor : checkpoint.tensors())
+    add(tensor, kHashedBytes);  // any weight_shape is in them
   for (const Tensor* vector : table.vectors()) add(*vector, vector->bytes.size());
   return merged(std::move(ranges));
 }

@@ -12,7 +12,7 @@ namespace conclave::model {
 inline constexpr std::size_t kHashedBytes = 64;  // of every tensor, for the fingerprint
 
 Result<std::vector<FileRange>> skeleton_of(const std::filesystem::path& dir,
-                                           std::span<const formats::Tensor> tensors,
+                                           const formats::Checkpoint& checkpoint,
                                            const TensorTable& table);
 
 }  // namespace conclave::model

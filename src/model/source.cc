@@ -154,20 +154,14 @@ Result<void> ModelSource::check(LayerId layer, Weight weight, ExpertId expert, R
 }
 
 void ModelSource::drop(const kernels::SourceMatrix& matrix, Range rows) const {
-  const auto drop_band = [this](const kernels::SourceMatrix& band) {
-    state_->checkpoint.drop(band.weights);
-    state_->checkpoint.drop(band.scales);
-    // Zero points are whole in every band, and small.
-    if (band.offsets.size() == band.scales.size()) state_->checkpoint.drop(band.offsets);
-  };
-  if (matrix.format != kernels::SourceFormat::kHeads) {
-    return drop_band(row_band(matrix, rows).matrix);
-  }
-  for (const RowBand& band : head_bands(matrix, rows)) drop_band(band.matrix);
+  const kernels::SourceMatrix band = row_band(matrix, rows).matrix;
+  state_->checkpoint.drop(band.weights);
+  state_->checkpoint.drop(band.scales);
+  if (is_mlx(band)) state_->checkpoint.drop(band.offsets);
 }
 
 Result<std::vector<FileRange>> skeleton(const ModelSource& source) {
-  return skeleton_of(source.dir(), source.state_->checkpoint.tensors(), source.state_->table);
+  return skeleton_of(source.dir(), source.state_->checkpoint, source.state_->table);
 }
 
 std::uint64_t ModelSource::file_bytes() const { return state_->checkpoint.total_bytes(); }

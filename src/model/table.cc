@@ -71,7 +71,7 @@ class TableBuilder {
   }
 
   Result<void> take_all_experts(LayerId layer, LayerTable& table) {
-    if (const std::string stack = stack_name(layer, 0); matrices_.has(stack)) {
+    if (has_stacks(layer)) {
       table.experts = TRY(take_stacked_experts(layer));
       return {};
     }
@@ -96,6 +96,14 @@ class TableBuilder {
     const std::string name = in_moe_block(description_, layer, "experts." + module);
     if (matrices_.has(name)) return name;
     return in_moe_block(description_, layer, "switch_mlp." + module);
+  }
+
+  // GGUF and MLX have nothing else but, of old, each expert by itself: what lacks is then a stack.
+  bool has_stacks(LayerId layer) const {
+    if (matrices_.has(stack_name(layer, 0))) return true;
+    const bool others = tensors_.is_gguf() || description_.quant == QuantMethod::kMlx;
+    return others && tensors_.find(fused_gate_up_name(description_, layer)) == nullptr &&
+           !matrices_.has(linear_name(description_, layer, Weight::kExpertGate));
   }
 
   Result<std::vector<Linear>> take_stacked_experts(LayerId layer) {
@@ -184,18 +192,16 @@ class TableBuilder {
     return experts;
   }
 
-  // Activations are rounded, or not, once for all of a layer's experts: which form they meet is
-  // decided by the first.
+  // Whether activations are rounded is decided once for all gates of a layer's experts, and once
+  // for all their ups.
   static bool is_integer(const Linear& linear) {
     return kernels::is_integer(kernels::native_format(linear.matrix.format));
   }
   static Result<void> check_formats(const LayerTable& table) {
     for (std::size_t i = 0; i < table.experts.size(); ++i) {
-      const bool is_down = i % 3 == 2;
-      const Linear& first = table.experts[is_down ? 2 : 0];
-      if (is_integer(table.experts[i]) == is_integer(first)) continue;
+      if (is_integer(table.experts[i]) == is_integer(table.experts[i % 3])) continue;
       return unsupported(label_of(table.experts[i]) +
-                         ": another format than the layer's other experts have");
+                         ": plain and quantised experts in one layer, expected one or the other");
     }
     return {};
   }
@@ -251,6 +257,7 @@ class TableBuilder {
     const Linear value_up =
         TRY(matrices_.take(split_kv_name(description_, layer, false),
                            {config_.v_head_dim, config_.kv_lora_rank}, config_.n_heads));
+    tensors_.leave(linear_name(description_, layer, Weight::kKvB) + ".weight");  // the same again
     heads_.push_back(std::make_unique<kernels::HeadMatrices>());
     return join_heads(key_up, value_up, config_, *heads_.back());
   }

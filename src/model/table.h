@@ -60,7 +60,13 @@ std::string label_of(const Linear& linear);
 
 // The first NaN or infinity of a BF16, F16 or F32 matrix, as a position in row-major order.
 std::optional<std::size_t> first_not_finite(const kernels::SourceMatrix& matrix);
+inline bool is_mlx(const kernels::SourceMatrix& matrix) {
+  return matrix.format == kernels::SourceFormat::kMlx4 ||
+         matrix.format == kernels::SourceFormat::kMlx8;
+}
 // Some rows of a matrix as a matrix, widened to whole FP8 blocks: `first_row` says where it begins.
+// Zero points, which lie across the rows, stay those of the whole: such a band may be checked and
+// dropped, not read.
 struct RowBand {
   kernels::SourceMatrix matrix;
   std::size_t first_row = 0;

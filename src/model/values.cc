@@ -112,22 +112,29 @@ RowBand row_band(const kernels::SourceMatrix& matrix, Range rows) {
   const std::size_t last = (end + unit - 1) / unit;
   band.matrix.scales =
       matrix.scales.subspan(begin / unit * scale_bytes, (last - begin / unit) * scale_bytes);
-  // Zero points lie across the rows: they stay whole, and no value of theirs is wrong.
-  if (matrix.offsets.size() == matrix.scales.size()) {
+  if (is_mlx(matrix)) {
     band.matrix.offsets = matrix.offsets.subspan(begin * scale_bytes, (end - begin) * scale_bytes);
   }
   return band;
 }
 
+// Rows of the tensor before the matrix, where it is one of a stack.
+std::size_t rows_before(const Linear& linear) {
+  const kernels::SourceMatrix& matrix = linear.matrix;
+  if (matrix.rows == 0 || matrix.row_step != 1) return 0;
+  const auto offset =
+      static_cast<std::size_t>(matrix.weights.data() - linear.weights->bytes.data());
+  const std::size_t row_bytes = matrix.weights.size() / matrix.rows;
+  return row_bytes == 0 ? 0 : offset / row_bytes;
+}
+
 std::array<RowBand, 2> head_bands(const kernels::SourceMatrix& matrix, Range rows) {
   const kernels::HeadMatrices& heads = *matrix.heads;
-  const std::size_t latent = matrix.cols;
-  const std::size_t width = matrix.rows / (heads.key_up.rows / latent);
+  const std::size_t width = heads.nope + heads.v;
   const std::size_t begin = rows.begin / width;
   const std::size_t end = (rows.end + width - 1) / width;
-  const std::size_t value_rows = width - heads.nope;
-  return {row_band(heads.key_up, {begin * latent, end * latent}),
-          row_band(heads.value_up, {begin * value_rows, end * value_rows})};
+  return {row_band(heads.key_up, {begin * matrix.cols, end * matrix.cols}),
+          row_band(heads.value_up, {begin * heads.v, end * heads.v})};
 }
 
 Result<void> check_values(const Linear& linear, Range rows) {
@@ -143,7 +150,7 @@ Result<void> check_values(const Linear& linear, Range rows) {
   }
   const RowBand band = row_band(linear.matrix, rows);
   TRY(check_plain(linear, band.matrix));
-  return check_scales(band.matrix, label_of(linear), band.first_row);
+  return check_scales(band.matrix, label_of(linear), rows_before(linear) + band.first_row);
 }
 
 Result<void> check_values(const Linear& linear) {

@@ -10,6 +10,7 @@
 #include "base/memory_size.h"
 #include "base/rng.h"
 #include "cluster/cluster.h"
+#include "formats/formats.h"
 #include "model/model.h"
 #include "server/event_loop.h"
 #include "server/http_server.h"
@@ -30,13 +31,6 @@ void raise_descriptor_limit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-std::string folder_name(const std::filesystem::path& dir) {
-  std::error_code ignored;
-  const std::filesystem::path whole = std::filesystem::weakly_canonical(dir, ignored);
-  const std::string name = whole.filename().string();
-  return name.empty() ? "model" : name;
 }
 
 std::string hex(std::uint64_t value) {
@@ -102,7 +96,7 @@ Result<void> plan_memory(const model::ModelSource& source, Plan& plan) {
 Result<Plan> make_plan(const ServeOptions& options) {
   Plan plan;
   plan.options = options;
-  if (plan.options.model_id.empty()) plan.options.model_id = folder_name(options.model_dir);
+  if (plan.options.model_id.empty()) plan.options.model_id = formats::model_name(options.model_dir);
   const model::ModelSource source = TRY(model::ModelSource::open(options.model_dir));
   plan.vocab_size = source.config().vocab_size;
   TRY(plan_memory(source, plan));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_map>
@@ -13,6 +14,11 @@ namespace {
 
 using formats::Gguf;
 using nlohmann::json;  // sorted: a vocabulary is looked up by its names
+
+constexpr std::size_t kTokensMax = std::size_t{1} << 22;
+constexpr std::size_t kPieceBytesMax = 256;  // longer ones are never merged: no text has them
+constexpr std::size_t kMergesMax = std::size_t{1} << 22;
+constexpr std::size_t kTemplateBytesMax = std::size_t{1} << 20;
 
 // tokenizer.ggml.token_type
 enum TokenType : std::int64_t {
@@ -28,7 +34,9 @@ struct Tokens {
   std::vector<std::string_view> names;
   std::vector<std::int64_t> types;  // as many
 
-  bool is_added(std::size_t id) const { return types[id] == kControl || types[id] == kUserDefined; }
+  // Found in text as a whole, before it is cut into pieces.
+  bool is_added(std::size_t id) const { return is_special(id) || types[id] == kUserDefined; }
+  bool is_special(std::size_t id) const { return types[id] == kControl || types[id] == kUnknown; }
 };
 
 Result<Tokens> read_tokens(const Gguf& gguf) {
@@ -37,6 +45,11 @@ Result<Tokens> read_tokens(const Gguf& gguf) {
   out.types = TRY(gguf.integers("tokenizer.ggml.token_type"));
   if (out.types.empty()) out.types.assign(out.names.size(), kNormal);
   if (out.names.empty()) return not_found(gguf.label() + ": no tokenizer.ggml.tokens");
+  if (out.names.size() > kTokensMax) {
+    return invalid_input(gguf.label() +
+                         ": tokenizer.ggml.tokens: " + std::to_string(out.names.size()) +
+                         ", limit " + std::to_string(kTokensMax));
+  }
   if (out.types.size() == out.names.size()) return out;
   return invalid_input(gguf.label() +
                        ": tokenizer.ggml.token_type: " + std::to_string(out.types.size()) +
@@ -73,10 +86,23 @@ Patterns deepseek_v3_patterns() {
               std::string(kSpaces)};
 }
 
-// The file spells out the letters that have a case.
+// As its tokenizer.json spells out the letters.
+constexpr std::string_view kDeepSeekLetters =
+    "[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌ"
+    "Ύ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ"
+    "-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ"
+    "-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ"
+    "-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-"
+    "𐑏"
+    "𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]";
+
 Patterns deepseek_llm_patterns() {
-  return {R"([\r\n])", R"(\s?[\p{Lu}\p{Ll}\p{Lt}]+)", R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)",
-          R"(\s+$)",   "[一-龥ࠀ-一가-\xED\x9F\xBF]+", R"(\p{N})"};
+  return {R"([\r\n])",
+          R"(\s?)" + std::string(kDeepSeekLetters) + "+",
+          R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)",
+          R"(\s+$)",
+          "[一-龥ࠀ-一가-\xED\x9F\xBF]+",
+          R"(\p{N})"};
 }
 
 Patterns kimi_patterns() {
@@ -93,19 +119,25 @@ struct PreTokenizer {
 constexpr std::array kPreTokenizers = {
     PreTokenizer{"kimi-k2", kimi_patterns, true, false},
     PreTokenizer{"deepseek-v3", deepseek_v3_patterns, false, false},
+    PreTokenizer{"joyai-llm", deepseek_v3_patterns, false, false},
+    PreTokenizer{"deepseek-r1-qwen", [] { return Patterns{qwen_pattern(R"(\p{N})")}; }, false,
+                 true},
     PreTokenizer{"deepseek-llm", deepseek_llm_patterns, false, false},
     PreTokenizer{"qwen2", [] { return Patterns{qwen_pattern(R"(\p{N})")}; }, false, true},
     PreTokenizer{"glm4", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
-    PreTokenizer{"chatglm-bpe", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true,
+    PreTokenizer{"glm5", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
+    PreTokenizer{"chatglm-bpe", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, false,
                  false},
+    PreTokenizer{"llama3", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
+    PreTokenizer{"llama-v3", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
     PreTokenizer{"llama-bpe", [] { return Patterns{qwen_pattern(R"(\p{N}{1,3})")}; }, true, false},
     PreTokenizer{"gpt-4o", [] { return Patterns{cased_pattern("", R"([\r\n/]*)")}; }, true, false},
     PreTokenizer{"gpt-2", [] { return Patterns{}; }, false, false},
-    PreTokenizer{"default", [] { return Patterns{}; }, false, false},
+    PreTokenizer{"gigachat", [] { return Patterns{}; }, false, false},
 };
 
 Result<const PreTokenizer*> find_pre_tokenizer(const Gguf& gguf) {
-  const std::string name = TRY(gguf.text_if_there("tokenizer.ggml.pre")).value_or("default");
+  const std::string name = TRY(gguf.text_if_there("tokenizer.ggml.pre")).value_or("");
   const auto found = std::ranges::find(kPreTokenizers, name, &PreTokenizer::name);
   if (found != kPreTokenizers.end()) return &*found;
   std::string known;
@@ -140,7 +172,7 @@ json added_tokens_json(const Tokens& tokens) {
     if (!tokens.is_added(id)) continue;
     list.push_back({{"id", id},
                     {"content", tokens.names[id]},
-                    {"special", tokens.types[id] == kControl},
+                    {"special", tokens.is_special(id)},
                     {"single_word", false},
                     {"lstrip", false},
                     {"rstrip", false},
@@ -165,6 +197,9 @@ Result<json> byte_level_json(const Gguf& gguf, const Tokens& tokens) {
                            {"trim_offsets", false},
                            {"use_regex", false}};
   json merges = json::array();
+  if (gguf.find("tokenizer.ggml.merges") == nullptr) {
+    return not_found(gguf.label() + ": no tokenizer.ggml.merges");
+  }
   const std::vector<std::string_view> listed = TRY(gguf.texts("tokenizer.ggml.merges"));
   for (const std::string_view merge : listed) merges.push_back(merge);
   return json{{"normalizer", pre.nfc ? json{{"type", "NFC"}} : json(nullptr)},
@@ -179,7 +214,8 @@ Result<json> byte_level_json(const Gguf& gguf, const Tokens& tokens) {
 
 // Every way to make a piece out of two others, the best piece first: what SentencePiece's scores
 // mean as merges.
-json merges_from_scores(const Tokens& tokens, const std::vector<float>& scores) {
+Result<json> merges_from_scores(const Tokens& tokens, const std::vector<float>& scores,
+                                const std::string& label) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t id = 0; id < tokens.names.size(); ++id) {
     if (tokens.types[id] == kNormal) ids.emplace(tokens.names[id], id);
@@ -190,6 +226,15 @@ json merges_from_scores(const Tokens& tokens, const std::vector<float>& scores) 
   };
   std::vector<Merge> merges;
   for (const auto& [name, id] : ids) {
+    if (name.size() > kPieceBytesMax) continue;
+    if (!std::isfinite(scores[id])) {
+      return invalid_input(label + ": tokenizer.ggml.scores: [" + std::to_string(id) +
+                           "] is NaN or infinite, expected a finite number");
+    }
+    if (merges.size() > kMergesMax) {
+      return invalid_input(label + ": tokenizer.ggml.tokens: more than " +
+                           std::to_string(kMergesMax) + " ways to merge them");
+    }
     for (std::size_t at = 1; at < name.size(); ++at) {
       const std::string_view left = name.substr(0, at);
       const std::string_view right = name.substr(at);
@@ -217,6 +262,7 @@ Result<json> sentence_piece_json(const Gguf& gguf, const Tokens& tokens) {
     steps.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
   }
   steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
+  const json merges = TRY(merges_from_scores(tokens, scores, gguf.label()));
   const auto unknown = std::ranges::find(tokens.types, std::int64_t{kUnknown});
   const json unknown_name =
       unknown == tokens.types.end()
@@ -228,16 +274,44 @@ Result<json> sentence_piece_json(const Gguf& gguf, const Tokens& tokens) {
               {"model",
                {{"type", "BPE"},
                 {"vocab", vocabulary_json(tokens)},
-                {"merges", merges_from_scores(tokens, scores)},
+                {"merges", merges},
                 {"unk_token", unknown_name},
                 {"fuse_unk", true},
                 {"byte_fallback", true}}}};
 }
 
-// "Kimi-K2.5": its template writes tools as TypeScript.
-bool is_later_kimi(std::string_view name) {
-  const std::size_t at = name.find("K2.");
-  return at != name.npos && at + 3 < name.size() && name[at + 3] >= '5' && name[at + 3] <= '9';
+// What ends a turn, by its spelling: files name one or two of those that their models know.
+constexpr std::array<std::string_view, 10> kTurnEnds = {
+    "<|im_end|>", "<|return|>", "<|call|>", "<|endoftext|>",   "<|eot_id|>",
+    "<|eom_id|>", "[EOT]",      "[EOS]",    "<|end_of_text|>", "<｜end▁of▁sentence｜>"};
+
+Result<void> add_stop_ids(const Gguf& gguf, const Tokens& tokens, CheckpointText& out) {
+  for (const std::string_view key : {"eos", "eot", "eom"}) {
+    const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
+    const auto id = TRY(gguf.count_if_there(full));
+    if (id && *id < tokens.names.size()) out.stop_ids.push_back(static_cast<std::uint32_t>(*id));
+  }
+  for (std::size_t id = 0; id < tokens.names.size(); ++id) {
+    const bool ends = std::ranges::find(kTurnEnds, tokens.names[id]) != kTurnEnds.end();
+    if (ends && tokens.is_special(id)) out.stop_ids.push_back(static_cast<std::uint32_t>(id));
+  }
+  return {};
+}
+
+// The converter's copy of generation_config.json.
+Result<void> add_defaults(const Gguf& gguf, CheckpointText& out) {
+  const std::pair<std::string_view, std::string_view> names[] = {
+      {"temp", "temperature"}, {"top_k", "top_k"}, {"top_p", "top_p"}, {"min_p", "min_p"}};
+  for (const auto& [key, name] : names) {
+    const auto value = TRY(gguf.number_if_there("general.sampling." + std::string(key)));
+    if (!value) continue;
+    if (key == "top_k") {
+      out.generation_defaults[std::string(name)] = static_cast<std::int64_t>(*value);
+    } else {
+      out.generation_defaults[std::string(name)] = std::round(*value * 1e6) / 1e6;
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -264,14 +338,12 @@ Result<std::string> tokenizer_from_gguf(const Gguf& gguf) {
 
 Result<CheckpointText> checkpoint_text_from_gguf(const Gguf& gguf) {
   CheckpointText out;
-  const std::vector<std::string_view> names = TRY(gguf.texts("tokenizer.ggml.tokens"));
-  if (!names.empty()) {
-    const Tokens tokens = TRY(read_tokens(gguf));
-    for (std::size_t id = 0; id < names.size(); ++id) {
-      if (!tokens.is_added(id)) continue;
-      out.added_tokens[static_cast<std::uint32_t>(id)] = {std::string(names[id]),
-                                                          tokens.types[id] == kControl};
-    }
+  Tokens tokens;
+  if (gguf.find("tokenizer.ggml.tokens") != nullptr) tokens = TRY(read_tokens(gguf));
+  for (std::size_t id = 0; id < tokens.names.size(); ++id) {
+    if (!tokens.is_added(id)) continue;
+    out.added_tokens[static_cast<std::uint32_t>(id)] = {std::string(tokens.names[id]),
+                                                        tokens.is_special(id)};
   }
   const std::array<std::pair<std::string_view, std::string_view>, 5> kNamed = {
       {{"bos", "bos_token"},
@@ -282,17 +354,19 @@ Result<CheckpointText> checkpoint_text_from_gguf(const Gguf& gguf) {
   for (const auto& [key, name] : kNamed) {
     const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
     const auto id = TRY(gguf.count_if_there(full));
-    if (id && *id < names.size()) out.named_tokens[std::string(name)] = names[*id];
+    if (id && *id < tokens.names.size()) {
+      out.named_tokens[std::string(name)] = tokens.names[*id];
+    }
   }
-  for (const std::string_view key : {"eos", "eot", "eom"}) {
-    const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
-    const auto id = TRY(gguf.count_if_there(full));
-    if (id && *id < names.size()) out.stop_ids.push_back(static_cast<std::uint32_t>(*id));
-  }
+  TRY(add_stop_ids(gguf, tokens, out));
+  TRY(add_defaults(gguf, out));
   out.chat_template = TRY(gguf.text_if_there("tokenizer.chat_template"));
-  const std::string model = TRY(gguf.text_if_there("general.name")).value_or("");
-  const std::string base = TRY(gguf.text_if_there("general.basename")).value_or("");
-  out.typescript_tools = is_later_kimi(model) || is_later_kimi(base);
+  if (out.chat_template && out.chat_template->size() > kTemplateBytesMax) {
+    return invalid_input(gguf.label() +
+                         ": tokenizer.chat_template: " + std::to_string(out.chat_template->size()) +
+                         " bytes, limit " + std::to_string(kTemplateBytesMax));
+  }
+  out.typescript_tools = TRY(formats::is_later_kimi(gguf));
   return out;
 }
 

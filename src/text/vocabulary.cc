@@ -61,6 +61,10 @@ Result<Vocabulary> Vocabulary::load(const std::filesystem::path& dir,
                                     const CheckpointText& checkpoint, std::size_t size) {
   if (const auto gguf = TRY(open_gguf(dir))) {
     const std::string made = TRY(tokenizer_from_gguf(*gguf));
+    if (made.size() > kTokenizerBytesMax) {
+      return invalid_input(gguf->label() + ": a tokenizer of " + std::to_string(made.size()) +
+                           " bytes, limit " + std::to_string(kTokenizerBytesMax));
+    }
     return Vocabulary(
         TRY(rust_call(dir.string(), [&] { return rust_bridge::load_hf(rust_bytes(made), size); })),
         size);

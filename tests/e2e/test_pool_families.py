@@ -36,12 +36,13 @@ DIVISIONS = [
     ("gpt_oss", 2, "1,1", "slice-ra"),
     ("gpt_oss", 3, "1,1,1", "expert"),
     ("gpt_oss", 3, "1,1,1", "pipeline"),
-    # The formats of other programs; 9 of 16 units of a width of 256 end within their blocks.
+    # The formats of other programs; 5 of 8 units of a width of 256 end within their blocks.
     ("gguf_q4_k_m", 3, "2,1,1", "slice"),
-    ("gguf_v2_lite", 2, "9,7", "slice"),
+    ("gguf_v2_lite", 2, "5,3", "slice"),
+    ("gguf_mixed", 2, "3,1", "slice"),
     ("gguf_gpt_oss", 3, "1,1,1", "expert"),
     ("gguf_mixtral", 3, "1,1,1", "pipeline"),
-    ("mlx_v3", 2, "9,7", "slice"),
+    ("mlx_v3", 2, "5,3", "slice"),
     ("mlx_qwen3", 3, "1,2,1", "slice"),
     ("packed_g128", 2, "5,3", "slice"),
 ]
@@ -123,6 +124,7 @@ class Families(unittest.TestCase):
         expected = self.alone(toy, "--exact")
         with Pool(2, "--exact", "--shares", "2,1,1", model=self.folder / toy) as pool:
             pieces, _ = self.answer(pool.head)
+        self.assertGreater(len(pieces), 0)
         self.assertEqual(pieces, expected[0])
 
     def test_grouped_attention_survives_a_machine_without_prefill(self):

@@ -28,7 +28,7 @@ export OPENBLAS_NUM_THREADS=1
 # make_once GENERATOR FOLDER [ARGUMENTS...]: runs the generator unless the folder was made by the same sources.
 make_once() {
   local hash
-  hash="$(cat "$reference"/*.py | sha256sum | cut -d ' ' -f 1) ${*:3}"
+  hash="$(cat "$reference"/*.py "$reference/../../models/ember/golden.json" | sha256sum | cut -d ' ' -f 1) ${*:3}"
   if [[ -f "$2/.made_by" && $(<"$2/.made_by") == "$hash" ]]; then
     return
   fi

@@ -58,7 +58,8 @@ def encode_list(values: Sequence[Any]) -> bytes:
     if not values or isinstance(values[0], str):
         return head + struct.pack("<IQ", STRING, len(values)) + b"".join(map(text, values))
     kind, dtype = ("f32", "<f4") if isinstance(values[0], float) else ("i32", "<i4")
-    return head + struct.pack("<IQ", TYPES[kind][0], len(values)) + np.array(values, dtype).tobytes()
+    count = struct.pack("<IQ", TYPES[kind][0], len(values))
+    return head + count + np.array(values, dtype).tobytes()
 
 
 def write_gguf(path: pathlib.Path, metadata: Mapping[str, Any],
@@ -81,10 +82,11 @@ def write_gguf(path: pathlib.Path, metadata: Mapping[str, Any],
 
 def write_split(folder: pathlib.Path, base: str, metadata: Mapping[str, Any],
                 tensors: Mapping[str, GgufTensor], parts: int) -> None:
-    """Writes `parts` files, the metadata in the first."""
+    """Writes `parts` files, the metadata alone in the first."""
     names = list(tensors)
+    others = parts - 1
     for part in range(parts):
-        share = names[part * len(names) // parts:(part + 1) * len(names) // parts]
+        share = names[(part - 1) * len(names) // others:part * len(names) // others] if part else []
         own = dict(metadata) if part == 0 else {}
         own.update({"split.no": part, "split.count": parts, "split.tensors.count": len(names)})
         write_gguf(folder / f"{base}-{part + 1:05d}-of-{parts:05d}.gguf", own,

@@ -30,7 +30,8 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two parts that byte-pair merging joins last to make a token."""
     parts = [token[i:i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = [(ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+        pairs = [(ranks.get(a + b, len(ranks)), i)
+                 for i, (a, b) in enumerate(zip(parts, parts[1:]))]
         _, at = min(pairs)
         parts[at:at + 2] = [parts[at] + parts[at + 1]]
     return parts[0], parts[1]

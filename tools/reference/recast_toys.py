@@ -30,7 +30,8 @@ from toy_weights import ToyBuilder
 
 F32 = np.float32
 GGUF_NAMES = {
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm",
@@ -123,6 +124,11 @@ def all_recasts() -> list[Recast]:
         Recast("gguf_q4_k_m", wide_latent("v3"), "gguf",
                {"": "Q4_K", "down_proj": "Q6_K", "lm_head": "Q6_K", "q_b_proj": "Q8_0",
                 "embed_q": "Q8_0", "unembed_out": "Q8_0", "o_proj": "Q5_0"}, parts=3),
+        # Heads narrower than a group of 32, and gates in other formats than what they meet.
+        Recast("gguf_mixed", wide_latent("mixed", v_head_dim=16, qk_nope_head_dim=16), "gguf",
+               {"": "Q8_0", "up_proj": "Q4_K", "mlp.gate_proj": "F16",
+                "shared_experts.up_proj": "F16",
+                "switch_mlp.gate_proj": "BF16", "kv_b_proj": "Q4_0"}, split_kv=False),
         Recast("gguf_v2_lite", wide_latent("v2", "deepseek_v2", **v2), "gguf",
                {"": "Q5_K", "down_proj": "IQ4_XS", "kv_b_proj": "Q4_0", "o_proj": "Q5_1"},
                split_kv=False),
@@ -315,17 +321,20 @@ def gguf_metadata(recast: Recast) -> dict[str, Any]:
     arch = {"deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2", "qwen3_moe": "qwen3moe",
             "mixtral": "llama", "glm4_moe": "glm4moe", "gpt_oss": "gpt-oss"}[sizes["model_type"]]
     own: dict[str, Any] = {
-        "block_count": sizes["num_hidden_layers"], "context_length": sizes["max_position_embeddings"],
+        "block_count": sizes["num_hidden_layers"],
+        "context_length": sizes["max_position_embeddings"],
         "embedding_length": sizes["hidden_size"], "feed_forward_length": sizes["intermediate_size"],
         "attention.head_count": sizes["num_attention_heads"],
         "attention.head_count_kv": sizes["num_key_value_heads"],
         "attention.layer_norm_rms_epsilon": float(sizes["rms_norm_eps"]),
-        "rope.freq_base": float(sizes["rope_theta"]), "expert_used_count": sizes["num_experts_per_tok"],
+        "rope.freq_base": float(sizes["rope_theta"]),
+        "expert_used_count": sizes["num_experts_per_tok"],
     }
     for field in ("n_routed_experts", "num_experts", "num_local_experts"):
         if field in sizes:
             own["expert_count"] = sizes[field]
-    own["expert_feed_forward_length"] = sizes.get("moe_intermediate_size", sizes["intermediate_size"])
+    own["expert_feed_forward_length"] = sizes.get("moe_intermediate_size",
+                                                  sizes["intermediate_size"])
     own.update(latent_metadata(recast) if arch == "deepseek2" else grouped_metadata(sizes, arch))
     scaling = sizes.get("rope_scaling")
     if scaling:
@@ -402,9 +411,7 @@ def write_as_gguf(recast: Recast, folder: pathlib.Path,
                   tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Writes the files and returns what their tensors stand for."""
     sizes = recast.spec.fields
-    renamed = {"post_attention_layernorm": "post_attention_norm" if sizes["model_type"] in
-               ("glm4_moe", "gpt_oss") else "ffn_norm"}
-    GGUF_NAMES.update(renamed)
+    post_norm = sizes["model_type"] in ("glm4_moe", "gpt_oss")
     stored, decoded = {}, {}
     for name, values in tensors.items():
         tensor, meant = encode_gguf(gguf_kind(recast, name, values), values)
@@ -414,7 +421,10 @@ def write_as_gguf(recast: Recast, folder: pathlib.Path,
             rows = len(values)
             raw = np.frombuffer(tensor.data, np.uint8).reshape(rows, -1)
             tensor = tensor._replace(data=neighbour_pairs(raw, heads).tobytes())
-        stored[gguf_name(name)] = tensor
+        stored_name = gguf_name(name)
+        if post_norm:
+            stored_name = stored_name.replace("ffn_norm", "post_attention_norm")
+        stored[stored_name] = tensor
     if recast.parts == 1:
         write_gguf(folder / "toy.gguf", gguf_metadata(recast), stored)
     else:
@@ -450,7 +460,8 @@ def write_as_mlx(recast: Recast, folder: pathlib.Path,
             stored[name] = native("F32", values)
             decoded[name] = values
         elif kind == "mxfp4":
-            raw = BLOCK_FORMATS["MXFP4"].encode(values.astype(F32).reshape(*values.shape[:-1], -1, 32))
+            groups = values.astype(F32).reshape(*values.shape[:-1], -1, 32)
+            raw = BLOCK_FORMATS["MXFP4"].encode(groups)
             codes = np.concatenate([raw[..., 1:] & 15, raw[..., 1:] >> 4], axis=-1)
             stored[name] = native("U32", pack_bits(codes.reshape(values.shape), 4))
             stored[module + ".scales"] = native("U8", raw[..., 0])

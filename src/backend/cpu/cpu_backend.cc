@@ -52,11 +52,11 @@ void CpuBackend::embed(const Step& step) {
   CHECK(common_.embedding.is_here());
   start(step);
   const std::size_t hidden = config_.hidden_size;
-  for (std::size_t row = 0; row < step.tokens.size(); ++row) {
+  pool_->parallel_for(step.tokens.size(), [&](std::size_t row, std::size_t) {
     CHECK(step.tokens[row].value < config_.vocab_size);
     common_.embedding.read(step.tokens[row].value,
                            std::span(hidden_).subspan(row * hidden, hidden));
-  }
+  });
 }
 
 void CpuBackend::begin(const Step& step, std::span<const float> residual) {
@@ -74,18 +74,19 @@ void CpuBackend::normalize(std::span<const float> weight, bool rounded) {
   });
 }
 
-template <class Matrix>
-bool CpuBackend::any_rounds(LayerId layer, const Matrix& matrix) const {
+template <class Matrices>
+bool CpuBackend::any_rounds(LayerId layer, const Matrices& matrices) const {
   return std::ranges::any_of(stepping_, [&](const SliceWeights* slice) {
-    return context_.rounds(matrix(slice->layers[layer.value]));
+    return std::ranges::any_of(matrices(slice->layers[layer.value]),
+                               [this](const auto& matrix) { return context_.rounds(matrix); });
   });
 }
 
 void CpuBackend::attention(LayerId layer) {
   const CommonLayer& w = common_.layers[layer.value];
   // A matrix that the model has not is no reason.
-  const bool query =
-      config_.q_lora_rank == 0 && any_rounds(layer, [](const SliceLayer& s) { return s.q; });
+  const bool query = config_.q_lora_rank == 0 &&
+                     any_rounds(layer, [](const SliceLayer& s) { return std::array{s.q}; });
   const auto rounds = [this](const auto&... matrices) {
     return (context_.rounds(matrices) || ...);
   };
@@ -94,13 +95,15 @@ void CpuBackend::attention(LayerId layer) {
 }
 
 void CpuBackend::normalize_for_experts(LayerId layer) {
-  const bool shared = config_.n_shared_experts > 0 &&
-                      any_rounds(layer, [](const SliceLayer& s) { return s.shared.gate; });
-  // A slice may hold none of the first experts; those it holds share a format.
+  const bool shared = config_.n_shared_experts > 0 && any_rounds(layer, [](const SliceLayer& s) {
+                        return std::array{s.shared.gate, s.shared.up};
+                      });
+  // A slice may hold none of the first experts; the gates of those it holds are alike, and the ups.
   const bool routed = any_rounds(layer, [](const SliceLayer& s) {
     const auto held =
         std::ranges::find_if(s.experts, [](const FfnWeights& e) { return e.gate.rows > 0; });
-    return held == s.experts.end() ? kernels::PackedMatrix{} : held->gate;
+    return held == s.experts.end() ? std::array<kernels::PackedMatrix, 2>{}
+                                   : std::array{held->gate, held->up};
   });
   normalize(common_.layers[layer.value].post_attention_norm, shared || routed);
   routed_ = true;
@@ -127,7 +130,9 @@ void CpuBackend::feed_forward(LayerId layer) {
     return;
   }
   normalize(common_.layers[layer.value].post_attention_norm,
-            any_rounds(layer, [](const SliceLayer& s) { return s.dense.gate; }));
+            any_rounds(layer, [](const SliceLayer& s) {
+              return std::array{s.dense.gate, s.dense.up};
+            }));
   feed_forward_.run_dense(layer.value, stepping_, normed_, outs_);
 }
 

@@ -52,8 +52,8 @@ class CpuBackend final : public Backend {
   void normalize(std::span<const float> weight, bool rounded);
   void normalize_for_experts(LayerId layer);
   // Whether a matrix of the slices in this step, which all keep it in one format, wants that.
-  template <class Matrix>
-  bool any_rounds(LayerId layer, const Matrix& matrix) const;
+  template <class Matrices>
+  bool any_rounds(LayerId layer, const Matrices& matrices) const;
 
   model::ModelConfig config_;
   kernels::Isa isa_;

@@ -77,10 +77,12 @@ void FeedForward::sort_rows() {
 // Copies the inputs into the sorted order: each expert then meets its rows as one matrix.
 void FeedForward::gather(const Rows& x) {
   gathered_.resize(row_of_.size(), x.cols());
-  // Expert weights of one layer share a format; the shared experts may have another.
+  // Files may keep gate, up and the shared experts in formats of their own.
   const auto any = [this](bool wanted) {
     return std::any_of(groups_.begin(), groups_.end(), [&](const Group& g) {
-      return g.weights->gate.rows > 0 && context_.rounds(g.weights->gate) == wanted;
+      const FfnWeights& w = *g.weights;
+      return w.gate.rows > 0 &&
+             (context_.rounds(w.gate) == wanted || context_.rounds(w.up) == wanted);
     });
   };
   const bool rounded = any(true);

@@ -11,7 +11,6 @@ namespace {
 
 using kernels::PackedFormat;
 using kernels::PackedMatrix;
-using kernels::SourceFormat;
 using kernels::SourceMatrix;
 using model::Weight;
 
@@ -165,13 +164,11 @@ std::span<const std::byte> Layout::add(const PackedPart& part) {
 
 PackedMatrix Layout::place(LayerId layer, Weight weight, ExpertId expert,
                            const model::MatrixSlice& slice, bool transposed) {
-  const SourceFormat format = source_.matrix(layer, weight, expert).format;
   PackedPart part{layer, weight, expert, slice.rows, slice.cols, transposed, PackedFormat::kF32};
-  part.format = kept_format(weight, format, mode_);
-  // Transposed, the scales would lie across the groups; cut, a group would have two.
-  if (keeps_groups(format, part.format) && (transposed || !in_whole_groups(slice.cols))) {
-    part.format = PackedFormat::kF32;
-  }
+  const auto stored = model::stored_part(
+      {source_.matrix(layer, weight, expert), slice.rows, slice.cols, transposed});
+  CHECK(stored);
+  part.format = kept_format(weight, *stored, mode_);
   return {part.format, part.lanes(), part.inputs(), part.block_offset(), add(part)};
 }
 

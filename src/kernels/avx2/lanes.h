@@ -119,7 +119,7 @@ struct Avx2Lanes {
     std::memcpy(&four, a, sizeof four);
     return _mm256_set1_epi32(four);
   }
-  // unsigned w, at most 127, times signed a: the 16-bit pairs cannot saturate.
+  // unsigned w, at most 128, times signed a within +-127: the 16-bit pairs cannot saturate.
   static __m256i dot_half(__m256i acc, __m256i w, __m256i a) {
     const __m256i pairs = _mm256_maddubs_epi16(w, a);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
