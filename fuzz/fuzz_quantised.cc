@@ -151,20 +151,25 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t cols = 32 * (1 + in.next(8));
   File file;
   Description description;
+  for (const std::size_t bits : {2u, 3u, 4u, 5u, 6u, 8u}) {
+    for (const std::size_t group : {0u, 32u, 64u, 128u}) {
+      description.quantization.schemes.push_back({bits, group, in.next(2) == 0});
+    }
+  }
   switch (in.next(4)) {
     case 3:
       return use_blocks(in, rows), 0;
     case 0:
       add_mlx(in, file, rows, cols);
-      description.quant = QuantMethod::kMlx;
+      description.quantization.method = QuantMethod::kMlx;
       break;
     case 1:
       add_packed(in, file, rows, cols);
-      description.quant = QuantMethod::kInt4Group;
+      description.quantization.method = QuantMethod::kInt4Group;
       break;
     default:
       add_fp8(in, file, rows, cols);
-      description.quant = QuantMethod::kFp8Block;
+      description.quantization.method = QuantMethod::kFp8Block;
   }
   file.write(folder / "model.safetensors");
   const auto checkpoint = Checkpoint::open(folder);

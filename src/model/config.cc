@@ -101,12 +101,12 @@ Result<Description> read_family(const Family& family, const Fields& fields) {
 }
 
 // K2.5 keeps quantization_config at the top or in text_config; DeepSeek at the top.
-Result<QuantMethod> read_quantization_of(const Fields& top, const std::optional<Fields>& text) {
-  const QuantMethod outer = TRY(read_quantization(top));
+Result<Quantization> read_quantization_of(const Fields& top, const std::optional<Fields>& text) {
+  const Quantization outer = TRY(read_quantization(top));
   if (!text) return outer;
-  const QuantMethod inner = TRY(read_quantization(*text));
-  if (inner == QuantMethod::kNone) return outer;
-  if (outer != QuantMethod::kNone && outer != inner) {
+  const Quantization inner = TRY(read_quantization(*text));
+  if (inner.method == QuantMethod::kNone) return outer;
+  if (outer.method != QuantMethod::kNone && outer != inner) {
     return text->invalid("quantization_config", "the same as the one at the top level");
   }
   return inner;
@@ -144,7 +144,7 @@ Result<Description> parse_description(std::string_view text, std::string_view la
     description.tied_head = outer_ties || inner_ties;
     description.own_head_wins = true;
   }
-  description.quant = TRY(read_quantization_of(top, inner));
+  description.quantization = TRY(read_quantization_of(top, inner));
   return description;
 }
 

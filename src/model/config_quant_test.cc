@@ -8,7 +8,9 @@ using nlohmann::json;
 
 Result<QuantMethod> read(const json& quant) {
   const json root = {{"quantization_config", quant}};
-  return read_quantization(Fields("config.json", root));
+  const auto found = read_quantization(Fields("config.json", root));
+  if (!found) return found.error();
+  return found->method;
 }
 
 TEST(ReadQuantization, KnownMethods) {
@@ -48,7 +50,10 @@ TEST(ReadQuantization, OtherSizesShowInTheTensors) {
   }
   json asymmetric = int4_quantization();
   asymmetric["config_groups"]["group_0"]["weights"]["symmetric"] = false;
-  EXPECT_EQ(*read(asymmetric), QuantMethod::kIntZeroPoints);
+  const json root = {{"quantization_config", asymmetric}};
+  const auto found = read_quantization(Fields("config.json", root));
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->schemes, (std::vector<QuantScheme>{{4, 32, true}}));
   for (const char* field : {"num_bits", "symmetric", "group_size"}) {
     json quant = int4_quantization();
     quant["config_groups"]["group_0"]["weights"].erase(field);
@@ -61,11 +66,12 @@ TEST(ReadQuantization, MlxHasAModeAModule) {
     const json root = {{"quantization", quant}, {"quantization_config", quant}};
     return read_quantization(Fields("config.json", root));
   };
-  json quant = {{"group_size", 64}, {"bits", 4}, {"model.layers.0.mlp.gate", {{"bits", 8}}}};
-  EXPECT_EQ(*read_mlx(quant), QuantMethod::kMlx);
+  json quant = {{"group_size", 64u}, {"bits", 4u}, {"model.layers.0.mlp.gate", {{"bits", 8u}}}};
+  EXPECT_EQ(read_mlx(quant)->method, QuantMethod::kMlx);
+  EXPECT_EQ(read_mlx(quant)->schemes, (std::vector<QuantScheme>{{4, 64, false}, {8, 64, false}}));
   quant["mode"] = "mxfp4";
   quant["lm_head"] = false;
-  EXPECT_EQ(*read_mlx(quant), QuantMethod::kMlx);
+  EXPECT_EQ(read_mlx(quant)->method, QuantMethod::kMlx);
   quant["model.layers.0.mlp.gate"]["mode"] = "nvfp4";
   EXPECT_EQ(read_mlx(quant).error().message,
             "config.json: quantization.model.layers.0.mlp.gate.mode: \"nvfp4\", expected "
@@ -102,11 +108,11 @@ TEST(ReadQuantization, MayStandInTextConfig) {
   json config = {{"architectures", {"KimiK25ForConditionalGeneration"}},
                  {"model_type", "kimi_k25"},
                  {"text_config", text}};
-  EXPECT_EQ(parse_description(config.dump(), "c")->quant, QuantMethod::kInt4Group);
+  EXPECT_EQ(parse_description(config.dump(), "c")->quantization.method, QuantMethod::kInt4Group);
   config["quantization_config"] = fp8_quantization();
   EXPECT_FALSE(parse_description(config.dump(), "c"));
   config["text_config"].erase("quantization_config");
-  EXPECT_EQ(parse_description(config.dump(), "c")->quant, QuantMethod::kFp8Block);
+  EXPECT_EQ(parse_description(config.dump(), "c")->quantization.method, QuantMethod::kFp8Block);
 }
 
 }  // namespace

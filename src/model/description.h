@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/fields.h"
 #include "model/model.h"
@@ -15,11 +16,23 @@ namespace conclave::model {
 
 enum class QuantMethod : std::uint8_t {
   kNone,
-  kInt4Group,      // compressed-tensors pack-quantized, 4 or 8 bits
-  kIntZeroPoints,  // the same, every matrix with zero points
-  kFp8Block,       // e4m3, blocks of 128 x 128
-  kMxfp4,          // experts alone, as gpt-oss has them
-  kMlx,            // MLX's affine and mxfp4, each module as its tensors' shapes say
+  kInt4Group,  // compressed-tensors pack-quantized, 4 or 8 bits
+  kFp8Block,   // e4m3, blocks of 128 x 128
+  kMxfp4,      // experts alone, as gpt-oss has them
+  kMlx,        // MLX's affine and mxfp4, each module as its tensors' shapes say
+};
+
+// What some of the packed or MLX matrices are.
+struct QuantScheme {
+  std::size_t bits = 0;
+  std::size_t group = 0;     // inputs that share a scale; 0: all of a row
+  bool zero_points = false;  // packed alone
+  bool operator==(const QuantScheme&) const = default;
+};
+struct Quantization {
+  QuantMethod method = QuantMethod::kNone;
+  std::vector<QuantScheme> schemes;  // of kInt4Group and kMlx; a matrix follows one of them
+  bool operator==(const Quantization&) const = default;
 };
 
 // What a family says about rotation beyond the fields themselves.
@@ -39,7 +52,7 @@ struct Description {
   bool tied_head = false;        // the head is the embedding; no lm_head.weight
   bool own_head_wins = false;    // nested configs: an lm_head that is there is used nonetheless
   std::size_t n_mtp_layers = 0;  // may follow the model's own layers
-  QuantMethod quant = QuantMethod::kNone;
+  Quantization quantization;
 };
 
 Result<Description> parse_description(std::string_view json, std::string_view label);
@@ -49,8 +62,8 @@ Result<Description> read_description(const std::filesystem::path& path);
 // `rope_theta`, `rope_scaling`, `rope_parameters`: both generations of transformers.
 Result<RopeConfig> read_rope(const Fields& fields, const RopeDefaults& defaults = {});
 
-// One `quantization_config`, or kNone when there is none.
-Result<QuantMethod> read_quantization(const Fields& owner);
+// One `quantization_config`, or MLX's `quantization`; kNone when there is none.
+Result<Quantization> read_quantization(const Fields& owner);
 
 // The shapes and ranges of the router fields that depend on each other.
 Result<void> check_router(const Fields& fields, const ModelConfig& config);

@@ -164,7 +164,7 @@ TEST(Family, GptOssAsPublished) {
   EXPECT_EQ(c.window(LayerId{1}), SIZE_MAX);
   EXPECT_EQ(c.sliding_layers, (std::vector<std::uint16_t>{0, 2}));
   EXPECT_EQ(c.swiglu_limit, 7.0f);
-  EXPECT_EQ(description->quant, QuantMethod::kMxfp4);
+  EXPECT_EQ(description->quantization.method, QuantMethod::kMxfp4);
   EXPECT_EQ(description->router_module, "router");
   const RopeTable rope = rope_table(c);
   EXPECT_NEAR(rope.rotation_scale, 1.3465736, 1e-6);  // docs/models.md 2.9

@@ -192,19 +192,16 @@ Result<Linear> MatrixTaker::take_plain(const std::string& name, MatrixShape shap
 Result<Linear> MatrixTaker::take_int4(const std::string& name, MatrixShape shape) {
   constexpr std::size_t kPerWord = 8;
   const Tensor& packed = *tensors_.find(name + ".weight_packed");
-  if (description_.quant != QuantMethod::kInt4Group &&
-      description_.quant != QuantMethod::kIntZeroPoints) {
+  if (description_.quantization.method != QuantMethod::kInt4Group) {
     return invalid_input(label_of(packed) +
                          ": INT4, but config.json has no compressed-tensors quantization_config");
   }
   TRY(expect_whole_groups(packed, shape.cols));
   const Tensor* scales = tensors_.find(name + ".weight_scale");
-  const bool as_kimi = description_.quant == QuantMethod::kInt4Group && scales != nullptr &&
-                       scales->dtype == DType::kBF16 &&
-                       scales->shape == Shape{shape.rows, shape.cols / kernels::kGroup} &&
-                       tensors_.find(name + ".weight_zero_point") == nullptr &&
-                       bits_of(packed, shape.cols) == 4;
-  if (scales != nullptr && !as_kimi) return take_packed(name, shape);
+  const QuantScheme scheme = scheme_of(packed, scales, shape.cols);
+  const bool as_kimi = scheme == QuantScheme{4, kernels::kGroup, false} &&
+                       (scales == nullptr || scales->dtype != DType::kF16);
+  if (!as_kimi) return take_packed(name, shape, scheme);
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
                                      {shape.rows, shape.cols / kPerWord}));
@@ -219,16 +216,33 @@ Result<Linear> MatrixTaker::take_int4(const std::string& name, MatrixShape shape
   return linear;
 }
 
+// The scheme of config.json that the tensors' shapes follow; the first, for their errors, if none.
+QuantScheme MatrixTaker::scheme_of(const Tensor& words, const Tensor* scales,
+                                   std::size_t cols) const {
+  const std::size_t bits = bits_of(words, cols);
+  const std::size_t groups = scales == nullptr || scales->shape.empty() ? 0 : scales->shape.back();
+  const auto fits = [&](const QuantScheme& scheme) {
+    const std::size_t group = scheme.group == 0 ? cols : scheme.group;
+    return scheme.bits == bits && groups * group == cols;
+  };
+  const std::vector<QuantScheme>& schemes = description_.quantization.schemes;
+  const auto found = std::ranges::find_if(schemes, fits);
+  QuantScheme scheme = found == schemes.end() ? schemes.front() : *found;
+  if (scheme.group == 0) scheme.group = cols;
+  return scheme;
+}
+
 // Other sizes of group, 8 bits, float16 scales, zero points. docs/models.md 5.1
-Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape shape) {
-  const Tensor& packed = *tensors_.find(name + ".weight_packed");
-  const std::size_t bits = bits_of(packed, shape.cols);
-  if (bits != 4 && bits != 8) {
-    return unsupported(label_of(packed) + ": " + std::to_string(bits) +
-                       " bits a weight, expected 4 or 8");
+Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape shape,
+                                        const QuantScheme& scheme) {
+  const std::size_t bits = scheme.bits;
+  const std::size_t group = scheme.group;
+  if ((bits != 4 && bits != 8) || shape.cols % group != 0) {
+    return unsupported(label_of(*tensors_.find(name + ".weight_packed")) + ": " +
+                       std::to_string(shape.cols) + " inputs, expected groups of " +
+                       std::to_string(group));
   }
   const std::size_t per_word = 32 / bits;
-  const std::size_t group = TRY(group_of(*tensors_.find(name + ".weight_scale"), shape.cols));
   const std::size_t groups = shape.cols / group;
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
@@ -238,8 +252,7 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
     linear.shape =
         TRY(tensors_.take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
   }
-  const bool is_plain =
-      linear.scales->dtype == DType::kBF16 && tensors_.find(name + ".weight_zero_point") == nullptr;
+  const bool is_plain = linear.scales->dtype == DType::kBF16 && !scheme.zero_points;
   const SourceFormat four = is_plain ? SourceFormat::kPackedBf16x4 : SourceFormat::kPacked4;
   const SourceFormat eight = is_plain ? SourceFormat::kPackedBf16x8 : SourceFormat::kPacked8;
   linear.matrix = {bits == 4 ? four : eight, shape.rows, shape.cols, linear.weights->bytes,
@@ -247,10 +260,7 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
   linear.matrix.group = group;
   linear.matrix.bits = static_cast<unsigned>(bits);
   linear.matrix.scale_type = scale_type_of(linear.scales->dtype);
-  if (tensors_.find(name + ".weight_zero_point") == nullptr &&
-      description_.quant != QuantMethod::kIntZeroPoints) {
-    return linear;
-  }
+  if (!scheme.zero_points) return linear;
   const Tensor* zeros = TRY(tensors_.take(name + ".weight_zero_point", std::array{DType::kI32},
                                           {(shape.rows + per_word - 1) / per_word, groups}));
   linear.matrix.offsets = zeros->bytes;
@@ -258,7 +268,7 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
 }
 
 Result<Linear> MatrixTaker::take_fp8(const std::string& name, MatrixShape shape) {
-  if (description_.quant != QuantMethod::kFp8Block) {
+  if (description_.quantization.method != QuantMethod::kFp8Block) {
     return invalid_input(label_of(*tensors_.find(name + ".weight")) +
                          ": F8_E4M3, but config.json has no fp8 quantization_config");
   }
@@ -279,15 +289,24 @@ Result<Linear> MatrixTaker::take_fp8(const std::string& name, MatrixShape shape)
 Result<Linear> MatrixTaker::take_mlx(const std::string& name, MatrixShape shape,
                                      std::size_t stacked) {
   const Tensor& found_scales = *tensors_.find(name + ".scales");
+  if (description_.quantization.method != QuantMethod::kMlx) {
+    return invalid_input(label_of(found_scales) + ": config.json has no `quantization`");
+  }
   if (found_scales.dtype == DType::kU8) return take_mlx_mxfp4(name, shape, stacked);
   const Tensor* words = tensors_.find(name + ".weight");
-  const std::size_t bits = words == nullptr ? 4 : bits_of(*words, shape.cols, stacked);
+  if (words == nullptr) return take_plain(name + ".weight", shape, stacked);  // says what lacks
+  const std::size_t bits = bits_of(*words, shape.cols, stacked);
   if (bits < 2 || bits > 8 || bits == 7) {
     return unsupported(label_of(*words) + ": shape " + formats::shape_text(words->shape) + " for " +
                        std::to_string(shape.cols) +
                        " inputs, expected 2, 3, 4, 5, 6 or 8 bits each");
   }
   const std::size_t group = TRY(group_of(found_scales, shape.cols));
+  const std::vector<QuantScheme>& schemes = description_.quantization.schemes;
+  if (std::ranges::find(schemes, QuantScheme{bits, group, false}) == schemes.end()) {
+    return invalid_input(label_of(*words) + ": " + std::to_string(bits) + " bits in groups of " +
+                         std::to_string(group) + ", which config.json says of no module");
+  }
   const std::size_t groups = shape.cols / group;
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight", std::array{DType::kU32},

@@ -56,7 +56,9 @@ class MatrixTaker {
 
  private:
   Result<Linear> take_int4(const std::string& name, MatrixShape shape);
-  Result<Linear> take_packed(const std::string& name, MatrixShape shape);
+  Result<Linear> take_packed(const std::string& name, MatrixShape shape, const QuantScheme& scheme);
+  QuantScheme scheme_of(const formats::Tensor& words, const formats::Tensor* scales,
+                        std::size_t cols) const;
   Result<Linear> take_fp8(const std::string& name, MatrixShape shape);
   Result<Linear> take_mlx(const std::string& name, MatrixShape shape, std::size_t stacked);
   Result<Linear> take_mlx_mxfp4(const std::string& name, MatrixShape shape, std::size_t stacked);

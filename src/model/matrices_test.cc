@@ -27,7 +27,7 @@ class MatricesTest : public CheckpointDirTest {
     checkpoint_.write(dir_);
     opened_ = std::make_unique<formats::Checkpoint>(formats::Checkpoint::open(dir_).value());
     tensors_ = std::make_unique<TensorTaker>(*opened_);
-    description_.quant = quant_;
+    description_.quantization = {method_, schemes_};
     return MatrixTaker(*tensors_, description_).take("m", shape, stacked);
   }
   void SetUp() override {
@@ -40,7 +40,9 @@ class MatricesTest : public CheckpointDirTest {
   std::unique_ptr<formats::Checkpoint> opened_;
   std::unique_ptr<TensorTaker> tensors_;
   Description description_;
-  QuantMethod quant_ = QuantMethod::kInt4Group;
+  QuantMethod method_ = QuantMethod::kMlx;
+  std::vector<QuantScheme> schemes_ = {
+      {3, 64, false}, {8, 32, false}, {4, 64, false}, {4, 32, false}};
 };
 
 TEST_F(MatricesTest, MlxSizesComeFromTheShapes) {
@@ -102,6 +104,8 @@ TEST_F(MatricesTest, MlxMxfp4HasByteScales) {
 }
 
 TEST_F(MatricesTest, PackedWithZeroPoints) {
+  method_ = QuantMethod::kInt4Group;
+  schemes_ = {{8, 128, true}, {4, 128, true}};
   add("m.weight_packed", "I32", {9, 16}, '\x35');
   add("m.weight_scale", "F16", {9, 1}, '\x3c');
   add("m.weight_zero_point", "I32", {2, 1}, '\x44');
@@ -117,6 +121,8 @@ TEST_F(MatricesTest, PackedWithZeroPoints) {
 }
 
 TEST_F(MatricesTest, PackedInEightBitsHasItsZeroInTheMiddle) {
+  method_ = QuantMethod::kInt4Group;
+  schemes_ = {{8, 0, false}};
   add("m.weight_packed", "I32", {2, 8}, '\x81');
   add("m.weight_scale", "F32", {2, 1}, '\x40');
   const auto linear = take({2, 32});
@@ -131,6 +137,8 @@ TEST_F(MatricesTest, PackedInEightBitsHasItsZeroInTheMiddle) {
 
 // In kInt4 and kInt8 as they are, with one scale for each 32 of a wider group.
 TEST_F(MatricesTest, PackedWithoutZeroPointsIsKeptInOurOwnForms) {
+  method_ = QuantMethod::kInt4Group;
+  schemes_ = {{4, 128, false}};
   add("m.weight_packed", "I32", {2, 16}, '\x9e');
   add("m.weight_scale", "BF16", {2, 1}, '\x3d');
   const auto linear = take({2, 128});
@@ -146,10 +154,30 @@ TEST_F(MatricesTest, PackedWithoutZeroPointsIsKeptInOurOwnForms) {
   EXPECT_GT(kept[0], 0.0f);
 }
 
+// Kimi's config says groups of 32: no others are taken for granted.
+TEST_F(MatricesTest, SizesThatTheConfigDoesNotNameAreErrors) {
+  method_ = QuantMethod::kInt4Group;
+  schemes_ = {{4, 32, false}};
+  add("m.weight_packed", "I32", {2, 16});
+  add("m.weight_scale", "BF16", {2, 2});
+  EXPECT_EQ(take({2, 128}).error().message,
+            "model.safetensors: m.weight_scale: shape [2, 2], expected [2, 4]");
+  start_again();
+  method_ = QuantMethod::kMlx;
+  schemes_ = {{4, 64, false}};
+  add("m.weight", "U32", {2, 16});
+  add("m.scales", "BF16", {2, 1});
+  add("m.biases", "BF16", {2, 1});
+  EXPECT_EQ(take({2, 128}).error().message,
+            "model.safetensors: m.weight: 4 bits in groups of 128, which config.json says of no "
+            "module");
+}
+
 TEST_F(MatricesTest, ZeroPointsThatTheConfigNamesMustBeThere) {
   add("m.weight_packed", "I32", {2, 16});
   add("m.weight_scale", "BF16", {2, 4}, '\x3d');
-  quant_ = QuantMethod::kIntZeroPoints;
+  method_ = QuantMethod::kInt4Group;
+  schemes_ = {{4, 32, true}};
   EXPECT_EQ(take({2, 128}).error().message,
             "model.safetensors: m.weight_zero_point: missing, expected I32 [1, 4]");
 }

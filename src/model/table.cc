@@ -76,10 +76,10 @@ class TableBuilder {
       return {};
     }
     // MXFP4 experts are read as gpt-oss stacks them, and gpt-oss in no other form.
-    if (config_.all_biases != (description_.quant == QuantMethod::kMxfp4)) {
+    if (config_.all_biases != (description_.quantization.method == QuantMethod::kMxfp4)) {
       return unsupported("config.json: quantization_config: MXFP4 experts and gpt-oss go together");
     }
-    if (description_.quant == QuantMethod::kMxfp4) {
+    if (description_.quantization.method == QuantMethod::kMxfp4) {
       table.experts = TRY(take_mxfp4_experts(layer));
     } else if (tensors_.find(fused_gate_up_name(description_, layer)) != nullptr) {
       table.experts = TRY(take_fused_experts(layer));
@@ -101,7 +101,7 @@ class TableBuilder {
   // GGUF and MLX have nothing else but, of old, each expert by itself: what lacks is then a stack.
   bool has_stacks(LayerId layer) const {
     if (matrices_.has(stack_name(layer, 0))) return true;
-    const bool others = tensors_.is_gguf() || description_.quant == QuantMethod::kMlx;
+    const bool others = tensors_.is_gguf() || description_.quantization.method == QuantMethod::kMlx;
     return others && tensors_.find(fused_gate_up_name(description_, layer)) == nullptr &&
            !matrices_.has(linear_name(description_, layer, Weight::kExpertGate));
   }

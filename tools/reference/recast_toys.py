@@ -503,13 +503,15 @@ def write_as_packed(recast: Recast, folder: pathlib.Path,
         stored[module + ".weight_zero_point"] = native("I32", zeros.view("<i4"))
         stored[module + ".weight_shape"] = native("I64", np.array(values.shape))
     write_file(folder / "model.safetensors", stored)
-    weights = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group",
-               "group_size": 128, "dynamic": False}
+    schemes = sorted({kind for kind in recast.kinds.values() if kind})
+    groups = {f"group_{i}": {"targets": ["Linear"], "weights": {
+        "num_bits": bits, "type": "int", "symmetric": False, "strategy": "group",
+        "group_size": group, "dynamic": False}} for i, (bits, group) in enumerate(schemes)}
     config = config_json(recast.spec)
     config["quantization_config"] = {
         "quant_method": "compressed-tensors", "format": "pack-quantized",
         "quantization_status": "compressed", "ignore": ["lm_head", "re:.*mlp.gate$"],
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+        "config_groups": groups}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return decoded
 
