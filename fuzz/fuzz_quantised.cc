@@ -131,7 +131,7 @@ void use_blocks(Input& in, std::size_t rows) {
   const std::string bytes = in.bytes(rows * blocks * layout.bytes);
   const SourceMatrix matrix{
       format, rows, blocks * layout.inputs, std::as_bytes(std::span(bytes)), {}};
-  if (check_scales(matrix, "m")) pack_and_read(matrix);
+  if (conclave::model::check_scales(matrix, "m")) pack_and_read(matrix);
 }
 
 std::filesystem::path make_folder() {
