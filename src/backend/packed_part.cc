@@ -1,12 +1,12 @@
 #include "backend/packed_part.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <mutex>
 #include <optional>
 
 #include "base/check.h"
+#include "base/little_endian.h"
 
 namespace conclave::backend {
 namespace {
@@ -34,19 +34,6 @@ bool is_embedding_format(PackedFormat format) {
   return is_plain(format) || kernels::is_integer(format);
 }
 
-template <class T>
-T field(std::span<const std::byte> bytes, std::size_t offset) {
-  static_assert(std::endian::native == std::endian::little);
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof value);
-  return value;
-}
-
-template <class T>
-void put(std::span<std::byte> bytes, std::size_t offset, T value) {
-  std::memcpy(bytes.data() + offset, &value, sizeof value);
-}
-
 Error bad_field(std::string_view name, std::uint64_t found, std::string_view expected) {
   return corrupt("packed part: " + std::string(name) + " " + std::to_string(found) + ", expected " +
                  std::string(expected));
@@ -54,8 +41,8 @@ Error bad_field(std::string_view name, std::uint64_t found, std::string_view exp
 
 Result<Range> decode_range(std::span<const std::byte> bytes, std::size_t offset,
                            std::string_view name) {
-  const Range range = {field<std::uint32_t>(bytes, offset),
-                       field<std::uint32_t>(bytes, offset + 4)};
+  const Range range = {get_little_endian<std::uint32_t>(bytes, offset),
+                       get_little_endian<std::uint32_t>(bytes, offset + 4)};
   if (range.end > kPartDimensionMax) {
     return bad_field(name, range.end, "at most " + std::to_string(kPartDimensionMax));
   }
@@ -76,10 +63,7 @@ Result<void> check_format(const PackedPart& part, const MatrixPart& stored) {
     if (!whole || part.format != native || !is_embedding_format(native)) return bad;
     return {};
   }
-  if (kernels::keeps_groups(matrix.format, part.format) &&
-      (stored.transposed || !in_whole_groups(stored.cols))) {
-    return bad;
-  }
+  if (kernels::keeps_groups(matrix.format, part.format) && !model::is_in_groups(stored)) return bad;
   switch (part.format) {
     case PackedFormat::kF32:
     case PackedFormat::kInt8:
@@ -88,8 +72,6 @@ Result<void> check_format(const PackedPart& part, const MatrixPart& stored) {
     case PackedFormat::kF16:
     case PackedFormat::kBF16:
     case PackedFormat::kFp8:
-      if (part.format != native) return bad;
-      return {};
     case PackedFormat::kMxfp4:
     case PackedFormat::kInt4Affine:
     case PackedFormat::kInt8Affine:
@@ -151,10 +133,6 @@ std::size_t PackedPart::size_bytes() const {
   return kernels::packed_bytes(format, lanes(), inputs(), block_offset());
 }
 
-bool in_whole_groups(kernels::Range inputs) {
-  return inputs.begin % kernels::kGroup == 0 && inputs.end % kernels::kGroup == 0;
-}
-
 std::string describe(const PackedPart& part) {
   const auto text = [](Range range) {
     return std::to_string(range.begin) + ":" + std::to_string(range.end);
@@ -168,19 +146,19 @@ std::string describe(const PackedPart& part) {
 
 std::array<std::byte, kPartEncodingSize> encode_part(const PackedPart& part) {
   std::array<std::byte, kPartEncodingSize> bytes{};
-  put(bytes, 0, kPartVersion);
-  put(bytes, 1, static_cast<std::uint8_t>(part.weight));
-  put(bytes, 2, static_cast<std::uint8_t>(part.format));
-  put(bytes, 3, static_cast<std::uint8_t>(part.transposed ? 1 : 0));
-  put(bytes, 4, part.layer.value);
-  put(bytes, 6, part.expert.value);
+  put_little_endian(bytes, 0, kPartVersion);
+  put_little_endian(bytes, 1, static_cast<std::uint8_t>(part.weight));
+  put_little_endian(bytes, 2, static_cast<std::uint8_t>(part.format));
+  put_little_endian(bytes, 3, static_cast<std::uint8_t>(part.transposed ? 1 : 0));
+  put_little_endian(bytes, 4, part.layer.value);
+  put_little_endian(bytes, 6, part.expert.value);
   std::size_t offset = 8;
   for (const std::size_t edge : {part.rows.begin, part.rows.end, part.cols.begin, part.cols.end}) {
     CHECK(edge <= kPartDimensionMax);
-    put(bytes, offset, static_cast<std::uint32_t>(edge));
+    put_little_endian(bytes, offset, static_cast<std::uint32_t>(edge));
     offset += 4;
   }
-  put(bytes, offset, static_cast<std::uint64_t>(part.size_bytes()));
+  put_little_endian(bytes, offset, static_cast<std::uint64_t>(part.size_bytes()));
   return bytes;
 }
 
@@ -188,20 +166,20 @@ Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
   if (bytes.size() != kPartEncodingSize) {
     return bad_field("size", bytes.size(), std::to_string(kPartEncodingSize) + " bytes");
   }
-  const auto version = field<std::uint8_t>(bytes, 0);
+  const auto version = get_little_endian<std::uint8_t>(bytes, 0);
   if (version != kPartVersion) return bad_field("version", version, std::to_string(kPartVersion));
-  const auto weight = field<std::uint8_t>(bytes, 1);
+  const auto weight = get_little_endian<std::uint8_t>(bytes, 1);
   if (weight > kWeightLast) return bad_field("weight", weight, "a known one");
-  const auto format = field<std::uint8_t>(bytes, 2);
+  const auto format = get_little_endian<std::uint8_t>(bytes, 2);
   if (format > kFormatLast) return bad_field("format", format, "a known one");
-  const auto transposed = field<std::uint8_t>(bytes, 3);
+  const auto transposed = get_little_endian<std::uint8_t>(bytes, 3);
   if (transposed > 1) return bad_field("transposed", transposed, "0 or 1");
   PackedPart part;
   part.weight = static_cast<Weight>(weight);
   part.format = static_cast<PackedFormat>(format);
   part.transposed = transposed == 1;
-  part.layer.value = field<std::uint16_t>(bytes, 4);
-  part.expert.value = field<std::uint16_t>(bytes, 6);
+  part.layer.value = get_little_endian<std::uint16_t>(bytes, 4);
+  part.expert.value = get_little_endian<std::uint16_t>(bytes, 6);
   if (!has_layer(part.weight) && part.layer.value != 0) {
     return bad_field("layer", part.layer.value, "0 for a weight outside the layers");
   }
@@ -213,7 +191,7 @@ Result<PackedPart> decode_part(std::span<const std::byte> bytes) {
   if (part.weight == Weight::kEmbedding && (part.transposed || !is_embedding_format(part.format))) {
     return bad_field("format", format, "plain numbers or integers for the embedding");
   }
-  const auto size = field<std::uint64_t>(bytes, 24);
+  const auto size = get_little_endian<std::uint64_t>(bytes, 24);
   if (size != part.size_bytes()) {
     return bad_field("bytes", size, std::to_string(part.size_bytes()) + " for its panels");
   }
@@ -241,7 +219,7 @@ Result<void> pack_part(const model::ModelSource& source, const PackedPart& part,
                           panel, out.subspan(panel * bytes, bytes));
     });
   }
-  source.drop(stored.matrix, stored.transposed ? part.rows : stored.rows);
+  source.drop(stored.matrix, stored.rows);
   return {};
 }
 

@@ -42,9 +42,6 @@ struct PackedPart {
   std::size_t size_bytes() const;
 };
 
-// What formats that keep the file's groups need of the inputs.
-bool in_whole_groups(kernels::Range inputs);
-
 std::string describe(const PackedPart& part);  // for errors and logs
 
 // 0 version u8 · 1 weight u8 · 2 format u8 · 3 transposed u8 · 4 layer u16 · 6 expert u16

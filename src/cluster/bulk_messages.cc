@@ -3,13 +3,12 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
-#include <bit>
 #include <charconv>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "base/check.h"
+#include "base/little_endian.h"
 
 namespace conclave::cluster {
 namespace {
@@ -17,20 +16,6 @@ namespace {
 constexpr std::size_t kNameMax = 255;                                   // of a file in a folder
 constexpr auto kKindLast = static_cast<std::uint8_t>(BulkKind::kEcho);  // but for kRefused
 constexpr auto kCodeLast = static_cast<std::uint8_t>(ErrorCode::kUnsupported);
-
-static_assert(std::endian::native == std::endian::little);
-
-template <class T>
-T field(std::span<const std::byte> bytes, std::size_t offset) {
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof value);
-  return value;
-}
-
-template <class T>
-void put(std::span<std::byte> bytes, std::size_t offset, T value) {
-  std::memcpy(bytes.data() + offset, &value, sizeof value);
-}
 
 bool is_zero(std::span<const std::byte> bytes) {
   return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
@@ -81,16 +66,16 @@ std::uint64_t bytes_max(BulkKind kind) {
 
 std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request) {
   std::array<std::byte, kBulkRequestSize> bytes{};
-  put(bytes, 0, static_cast<std::uint8_t>(request.kind));
-  put(bytes, 8, request.id);
+  put_little_endian(bytes, 0, static_cast<std::uint8_t>(request.kind));
+  put_little_endian(bytes, 8, request.id);
   switch (request.kind) {
     case BulkKind::kModel:
-      put(bytes, 16, kBulkVersion);
-      put(bytes, 24, request.model);
+      put_little_endian(bytes, 16, kBulkVersion);
+      put_little_endian(bytes, 24, request.model);
       break;
     case BulkKind::kSkeletonBytes:
-      put(bytes, 16, request.offset);
-      put(bytes, 24, request.bytes);
+      put_little_endian(bytes, 16, request.offset);
+      put_little_endian(bytes, 24, request.bytes);
       break;
     case BulkKind::kPart: {
       CHECK(request.part.has_value());
@@ -100,7 +85,7 @@ std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request) {
       break;
     }
     case BulkKind::kEcho:
-      put(bytes, 16, request.bytes);
+      put_little_endian(bytes, 16, request.bytes);
       break;
     case BulkKind::kSkeleton:
     case BulkKind::kRefused:
@@ -111,28 +96,28 @@ std::array<std::byte, kBulkRequestSize> encode(const BulkRequest& request) {
 
 Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> bytes) {
   BulkRequest request;
-  const auto kind = field<std::uint8_t>(bytes, 0);
+  const auto kind = get_little_endian<std::uint8_t>(bytes, 0);
   if (kind < 1 || kind > kKindLast) return bad_request("kind", kind);
   if (!is_zero(bytes.subspan(1, 7))) return bad_request("padding at", 1);
   request.kind = static_cast<BulkKind>(kind);
-  request.id = field<std::uint64_t>(bytes, 8);
+  request.id = get_little_endian<std::uint64_t>(bytes, 8);
   std::size_t used = 16;
   switch (request.kind) {
     case BulkKind::kModel: {
-      const auto version = field<std::uint32_t>(bytes, 16);
+      const auto version = get_little_endian<std::uint32_t>(bytes, 16);
       if (version != kBulkVersion) {
         return unsupported("bulk request: version " + std::to_string(version) +
                            ", this build speaks " + std::to_string(kBulkVersion) +
                            ": upgrade both machines to one build");
       }
       if (!is_zero(bytes.subspan(20, 4))) return bad_request("padding at", 20);
-      request.model = field<std::uint64_t>(bytes, 24);
+      request.model = get_little_endian<std::uint64_t>(bytes, 24);
       used = 32;
       break;
     }
     case BulkKind::kSkeletonBytes:
-      request.offset = field<std::uint64_t>(bytes, 16);
-      request.bytes = field<std::uint64_t>(bytes, 24);
+      request.offset = get_little_endian<std::uint64_t>(bytes, 16);
+      request.bytes = get_little_endian<std::uint64_t>(bytes, 24);
       if (request.bytes == 0 || request.bytes > kSkeletonChunkMax) {
         return bad_request("size", request.bytes);
       }
@@ -144,7 +129,7 @@ Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> 
       used = kBulkRequestSize;
       break;
     case BulkKind::kEcho:
-      request.bytes = field<std::uint64_t>(bytes, 16);
+      request.bytes = get_little_endian<std::uint64_t>(bytes, 16);
       if (request.bytes > kEchoMax) return bad_request("size", request.bytes);
       used = 24;
       break;
@@ -161,12 +146,13 @@ Result<BulkRequest> decode_request(std::span<const std::byte, kBulkRequestSize> 
 std::array<std::byte, kBulkAnswerSize> encode(const BulkAnswer& answer) {
   CHECK(answer.bytes <= bytes_max(answer.kind));
   std::array<std::byte, kBulkAnswerSize> bytes{};
-  put(bytes, 0, static_cast<std::uint8_t>(answer.kind));
-  if (answer.kind == BulkKind::kRefused) put(bytes, 1, static_cast<std::uint8_t>(answer.code));
-  put(bytes, 8, answer.id);
-  put(bytes, 16, answer.bytes);
+  put_little_endian(bytes, 0, static_cast<std::uint8_t>(answer.kind));
+  if (answer.kind == BulkKind::kRefused)
+    put_little_endian(bytes, 1, static_cast<std::uint8_t>(answer.code));
+  put_little_endian(bytes, 8, answer.id);
+  put_little_endian(bytes, 16, answer.bytes);
   if (answer.kind == BulkKind::kEcho) {
-    put(bytes, 24, answer.unix_us);
+    put_little_endian(bytes, 24, answer.unix_us);
   } else {
     std::ranges::copy(answer.hash, bytes.begin() + 24);
   }
@@ -175,19 +161,19 @@ std::array<std::byte, kBulkAnswerSize> encode(const BulkAnswer& answer) {
 
 Result<BulkAnswer> decode_answer(std::span<const std::byte, kBulkAnswerSize> bytes) {
   BulkAnswer answer;
-  const auto kind = field<std::uint8_t>(bytes, 0);
+  const auto kind = get_little_endian<std::uint8_t>(bytes, 0);
   const bool refused = kind == static_cast<std::uint8_t>(BulkKind::kRefused);
   if ((kind < 1 || kind > kKindLast) && !refused) return bad_answer("kind", kind);
   answer.kind = static_cast<BulkKind>(kind);
-  const auto code = field<std::uint8_t>(bytes, 1);
+  const auto code = get_little_endian<std::uint8_t>(bytes, 1);
   if (code > (refused ? kCodeLast : 0)) return bad_answer("code", code);
   if (refused) answer.code = static_cast<ErrorCode>(code);
   if (!is_zero(bytes.subspan(2, 6))) return bad_answer("padding at", 2);
-  answer.id = field<std::uint64_t>(bytes, 8);
-  answer.bytes = field<std::uint64_t>(bytes, 16);
+  answer.id = get_little_endian<std::uint64_t>(bytes, 8);
+  answer.bytes = get_little_endian<std::uint64_t>(bytes, 16);
   if (answer.bytes > bytes_max(answer.kind)) return bad_answer("size", answer.bytes);
   if (answer.kind == BulkKind::kEcho) {
-    answer.unix_us = field<std::uint64_t>(bytes, 24);
+    answer.unix_us = get_little_endian<std::uint64_t>(bytes, 24);
     if (!is_zero(bytes.subspan(32))) return bad_answer("padding at", 32);
   } else {
     std::ranges::copy(bytes.subspan(24), answer.hash.begin());

@@ -103,16 +103,15 @@ Result<void> Checkpoint::State::finish() {
 
 Result<Checkpoint> Checkpoint::open(const std::filesystem::path& dir) {
   auto state = std::make_unique<State>();
-  if (const auto paths = TRY(find_gguf(dir))) {
-    Gguf gguf = TRY(Gguf::open(*paths));
+  if (auto gguf = TRY(open_gguf(dir))) {
     state->is_gguf = true;
-    state->tensors.assign(gguf.tensors().begin(), gguf.tensors().end());
+    state->tensors.assign(gguf->tensors().begin(), gguf->tensors().end());
     for (Tensor& tensor : state->tensors) {
       tensor.stored_name = tensor.name;
       tensor.name = name_from_gguf(tensor.stored_name);
     }
-    state->header_bytes.assign(gguf.header_bytes().begin(), gguf.header_bytes().end());
-    state->files = std::move(gguf).take_files();
+    state->header_bytes.assign(gguf->header_bytes().begin(), gguf->header_bytes().end());
+    state->files = std::move(*gguf).take_files();
     TRY(state->finish());
     return Checkpoint(std::move(state));
   }

@@ -109,9 +109,8 @@ class Checkpoint {
 
 // ---- GGUF, version 2 and 3. docs/models.md 5.5
 //
-//   if (const auto files = TRY(formats::find_gguf("models/qwen.gguf"))) {
-//     const formats::Gguf gguf = TRY(formats::Gguf::open(*files));
-//     const std::uint64_t layers = TRY(gguf.count("qwen3moe.block_count"));
+//   if (const auto gguf = TRY(formats::open_gguf("models/qwen.gguf"))) {
+//     const std::uint64_t layers = TRY(gguf->count("qwen3moe.block_count"));
 //   }
 //
 // Limits: 65,536 entries of metadata, lists of 16,777,216, text of 16 MB, keys of 65,535
@@ -209,6 +208,12 @@ class Gguf {
 // The name that the same tensor has in a safetensors checkpoint of MLX ("model.layers.3.mlp.
 // switch_mlp.up_proj.weight"); the name itself where there is none.
 std::string name_from_gguf(std::string_view name);
+
+// The files that find_gguf finds, opened.
+Result<std::optional<Gguf>> open_gguf(const std::filesystem::path& path);
+
+// The ids that the tokenizer's metadata give for the end of a text, turn or message.
+Result<std::vector<std::uint64_t>> end_token_ids(const Gguf& gguf);
 
 // Whether a model's general.name or general.basename is Kimi K2.5's or a later one's, which differ
 // from K2's in what no key says.

@@ -1,9 +1,8 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
+#include "base/little_endian.h"
 #include "formats/dtype.h"
 #include "formats/formats.h"
 
@@ -82,21 +81,13 @@ std::size_t value_bytes(GgufType type) {
   return 0;
 }
 
-template <class T>
-T load(std::span<const std::byte> bytes, std::size_t offset) {
-  static_assert(std::endian::native == std::endian::little);
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof value);
-  return value;
-}
-
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 double float_of(GgufType type, std::span<const std::byte> bytes) {
-  if (type == GgufType::kF32) return load<float>(bytes, 0);
-  return load<double>(bytes, 0);
+  if (type == GgufType::kF32) return get_little_endian<float>(bytes, 0);
+  return get_little_endian<double>(bytes, 0);
 }
 
 // A whole number of any width.
@@ -104,24 +95,24 @@ std::optional<std::int64_t> integer_of(GgufType type, std::span<const std::byte>
   switch (type) {
     case GgufType::kU8:
     case GgufType::kBool:
-      return load<std::uint8_t>(bytes, 0);
+      return get_little_endian<std::uint8_t>(bytes, 0);
     case GgufType::kI8:
-      return load<std::int8_t>(bytes, 0);
+      return get_little_endian<std::int8_t>(bytes, 0);
     case GgufType::kU16:
-      return load<std::uint16_t>(bytes, 0);
+      return get_little_endian<std::uint16_t>(bytes, 0);
     case GgufType::kI16:
-      return load<std::int16_t>(bytes, 0);
+      return get_little_endian<std::int16_t>(bytes, 0);
     case GgufType::kU32:
-      return load<std::uint32_t>(bytes, 0);
+      return get_little_endian<std::uint32_t>(bytes, 0);
     case GgufType::kI32:
-      return load<std::int32_t>(bytes, 0);
+      return get_little_endian<std::int32_t>(bytes, 0);
     case GgufType::kU64: {
-      const auto value = load<std::uint64_t>(bytes, 0);
+      const auto value = get_little_endian<std::uint64_t>(bytes, 0);
       if (value > std::uint64_t{INT64_MAX}) return std::nullopt;
       return static_cast<std::int64_t>(value);
     }
     case GgufType::kI64:
-      return load<std::int64_t>(bytes, 0);
+      return get_little_endian<std::int64_t>(bytes, 0);
     default:
       return std::nullopt;
   }
@@ -159,7 +150,7 @@ class Reader {
 
   template <class T>
   Result<T> number(std::string_view what) {
-    return load<T>(TRY(take(sizeof(T), what)), 0);
+    return get_little_endian<T>(TRY(take(sizeof(T), what)), 0);
   }
 
   Result<std::string_view> text(std::uint64_t size_max, std::string_view what) {
@@ -288,7 +279,7 @@ Result<std::uint64_t> read_alignment(const std::vector<GgufEntry>& metadata, con
   for (const GgufEntry& entry : metadata) {
     if (entry.key != "general.alignment") continue;
     const bool is_u32 = entry.value.type == GgufType::kU32;
-    const auto value = is_u32 ? load<std::uint32_t>(entry.value.bytes, 0) : 0u;
+    const auto value = is_u32 ? get_little_endian<std::uint32_t>(entry.value.bytes, 0) : 0u;
     if (value >= 8 && value <= kAlignmentMax && std::has_single_bit(value)) return value;
     return reader.bad("general.alignment " + shown(entry.value) +
                       ", expected a power of two from 8 to 1048576, as u32");
@@ -370,6 +361,12 @@ Result<Gguf> Gguf::open(const std::vector<std::filesystem::path>& paths) {
   return out;
 }
 
+Result<std::optional<Gguf>> open_gguf(const std::filesystem::path& path) {
+  const auto files = TRY(find_gguf(path));
+  if (!files) return std::optional<Gguf>();
+  return std::optional<Gguf>(TRY(Gguf::open(*files)));
+}
+
 Error Gguf::bad(std::string_view key, std::string_view expected) const {
   const GgufValue* value = find(key);
   const std::string found = value == nullptr ? "missing" : shown(*value);
@@ -417,7 +414,7 @@ Result<std::optional<bool>> Gguf::flag_if_there(std::string_view key) const {
   const GgufValue* value = find(key);
   if (value == nullptr) return std::optional<bool>();
   if (value->type != GgufType::kBool) return bad(key, "true or false");
-  return std::optional<bool>(load<std::uint8_t>(value->bytes, 0) != 0);
+  return std::optional<bool>(get_little_endian<std::uint8_t>(value->bytes, 0) != 0);
 }
 
 Result<std::optional<std::string>> Gguf::text_if_there(std::string_view key) const {
@@ -436,7 +433,7 @@ Result<std::vector<std::string_view>> Gguf::texts(std::string_view key) const {
   }
   std::size_t at = 0;
   for (std::uint64_t i = 0; i < value->count; ++i) {
-    const auto size = load<std::uint64_t>(value->bytes, at);
+    const auto size = get_little_endian<std::uint64_t>(value->bytes, at);
     out.push_back(as_text(value->bytes.subspan(at + sizeof size, size)));
     at += sizeof size + size;
   }
@@ -465,7 +462,7 @@ Result<std::vector<float>> Gguf::floats(std::string_view key) const {
     return bad(key, "a list of float32");
   }
   for (std::uint64_t i = 0; i < value->count; ++i) {
-    out.push_back(load<float>(value->bytes, i * sizeof(float)));
+    out.push_back(get_little_endian<float>(value->bytes, i * sizeof(float)));
   }
   return out;
 }

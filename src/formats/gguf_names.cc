@@ -105,6 +105,15 @@ std::string name_from_gguf(std::string_view name) {
          (known.empty() ? std::string(inside) + "." + std::string(last) : joined(known, last));
 }
 
+Result<std::vector<std::uint64_t>> end_token_ids(const Gguf& gguf) {
+  std::vector<std::uint64_t> ids;
+  for (const std::string_view key : {"eos", "eot", "eom"}) {
+    const auto id = TRY(gguf.count_if_there("tokenizer.ggml." + std::string(key) + "_token_id"));
+    if (id) ids.push_back(*id);
+  }
+  return ids;
+}
+
 Result<bool> is_later_kimi(const Gguf& gguf) {
   constexpr std::string_view kFamily = "K2.";
   for (const std::string_view key : {"general.name", "general.basename"}) {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/little_endian.h"
 #include "base/number_formats.h"
 #include "kernels/panel_layout.h"
 
@@ -10,13 +11,6 @@ namespace conclave::kernels {
 namespace {
 
 constexpr std::size_t kGgufMxfp4Bytes = 17;  // a scale and 32 codes
-
-template <class T>
-T load_at(std::span<const std::byte> bytes, std::size_t index) {
-  T value;
-  std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof value);
-  return value;
-}
 
 float f16_at(const std::byte* p) {
   std::uint16_t bits;
@@ -54,39 +48,20 @@ void look_up_iq4(Unit& unit) {
   for (std::uint8_t& code : unit.codes) code = kIq4Table[code];
 }
 
-Unit read_q4_0(const std::byte* block, bool high) {
+// Q4_0, Q4_1, Q5_0 and Q5_1: a scale, an offset or else a zero in the middle, the fifth bits of
+// all codes, the other four of each.
+Unit read_small(const std::byte* block, bool has_offset, bool five_bits, bool high) {
   Unit unit;
   unit.scale = f16_at(block);
-  unit.zero = 8;
-  read_nibbles(block + 2, high, unit);
-  return unit;
-}
-
-Unit read_q4_1(const std::byte* block, bool high) {
-  Unit unit;
-  unit.scale = f16_at(block);
-  unit.offset = f16_at(block + 2);
-  unit.has_offset = true;
-  read_nibbles(block + 4, high, unit);
-  return unit;
-}
-
-Unit read_q5_0(const std::byte* block, bool high) {
-  Unit unit;
-  unit.scale = f16_at(block);
-  unit.zero = 16;
-  read_nibbles(block + 6, high, unit);
-  add_fifth_bits(block + 2, high, unit);
-  return unit;
-}
-
-Unit read_q5_1(const std::byte* block, bool high) {
-  Unit unit;
-  unit.scale = f16_at(block);
-  unit.offset = f16_at(block + 2);
-  unit.has_offset = true;
-  read_nibbles(block + 8, high, unit);
-  add_fifth_bits(block + 4, high, unit);
+  unit.has_offset = has_offset;
+  if (has_offset) {
+    unit.offset = f16_at(block + 2);
+  } else {
+    unit.zero = five_bits ? 16 : 8;
+  }
+  const std::byte* codes = block + (has_offset ? 4 : 2);
+  read_nibbles(codes + (five_bits ? 4 : 0), high, unit);
+  if (five_bits) add_fifth_bits(codes, high, unit);
   return unit;
 }
 
@@ -188,11 +163,11 @@ Unit read_iq4_xs(const std::byte* block, std::size_t unit_index) {
 float scale_at(std::span<const std::byte> scales, ScaleType type, std::size_t index) {
   switch (type) {
     case ScaleType::kBF16:
-      return bf16_to_float(load_at<std::uint16_t>(scales, index));
+      return bf16_to_float(nth_little_endian<std::uint16_t>(scales, index));
     case ScaleType::kF16:
-      return f16_to_float(load_at<std::uint16_t>(scales, index));
+      return f16_to_float(nth_little_endian<std::uint16_t>(scales, index));
     case ScaleType::kF32:
-      return load_at<float>(scales, index);
+      return nth_little_endian<float>(scales, index);
   }
   return 0.0f;
 }
@@ -218,7 +193,7 @@ int zero_point(const SourceMatrix& m, std::size_t row, std::size_t group) {
   if (m.offsets.empty()) return 1 << (m.bits - 1);
   const std::size_t per_word = 32 / m.bits;
   const std::size_t index = row / per_word * (m.cols / m.group) + group;
-  const auto word = load_at<std::uint32_t>(m.offsets, index);
+  const auto word = nth_little_endian<std::uint32_t>(m.offsets, index);
   return static_cast<int>(word >> (row % per_word * m.bits) & ((1u << m.bits) - 1u));
 }
 
@@ -243,7 +218,7 @@ float int4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const unsigned nibble = col % 2 == 0 ? byte & 15u : byte >> 4;
   const std::size_t scale = row * (m.cols / kGroup) + col / kGroup;
   return static_cast<float>(static_cast<int>(nibble) - 8) *
-         bf16_to_float(load_at<std::uint16_t>(m.scales, scale));
+         bf16_to_float(nth_little_endian<std::uint16_t>(m.scales, scale));
 }
 
 float mxfp4_value(const SourceMatrix& m, std::size_t row, std::size_t col) {
@@ -321,13 +296,13 @@ Unit read_unit(const SourceMatrix& m, std::size_t row, std::size_t unit) {
   const std::size_t in_block = unit % units;
   switch (m.format) {
     case SourceFormat::kQ4_0:
-      return read_q4_0(block, in_block == 1);
+      return read_small(block, false, false, in_block == 1);
     case SourceFormat::kQ4_1:
-      return read_q4_1(block, in_block == 1);
+      return read_small(block, true, false, in_block == 1);
     case SourceFormat::kQ5_0:
-      return read_q5_0(block, in_block == 1);
+      return read_small(block, false, true, in_block == 1);
     case SourceFormat::kQ5_1:
-      return read_q5_1(block, in_block == 1);
+      return read_small(block, true, true, in_block == 1);
     case SourceFormat::kQ8_0:
       return read_q8_0(block, in_block == 1);
     case SourceFormat::kIq4Nl:
@@ -371,20 +346,21 @@ std::uint16_t mxfp4_half_scale(const SourceMatrix& m, std::size_t row, std::size
 
 float fp8_scale(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const std::size_t blocks = (m.cols + kFp8BlockSize - 1) / kFp8BlockSize;
-  return load_at<float>(m.scales, row / kFp8BlockSize * blocks + col / kFp8BlockSize);
+  return nth_little_endian<float>(m.scales, row / kFp8BlockSize * blocks + col / kFp8BlockSize);
 }
 
 float value_at(const SourceMatrix& m, std::size_t row, std::size_t col) {
   const std::size_t index = row * m.cols + col;
   switch (m.format) {
     case SourceFormat::kF32:
-      return load_at<float>(m.weights, index);
+      return nth_little_endian<float>(m.weights, index);
     case SourceFormat::kF16:
-      return f16_to_float(load_at<std::uint16_t>(m.weights, index));
+      return f16_to_float(nth_little_endian<std::uint16_t>(m.weights, index));
     case SourceFormat::kBF16:
-      return bf16_to_float(load_at<std::uint16_t>(m.weights, index));
+      return bf16_to_float(nth_little_endian<std::uint16_t>(m.weights, index));
     case SourceFormat::kFp8Block:
-      return e4m3_to_float(load_at<std::uint8_t>(m.weights, index)) * fp8_scale(m, row, col);
+      return e4m3_to_float(nth_little_endian<std::uint8_t>(m.weights, index)) *
+             fp8_scale(m, row, col);
     case SourceFormat::kInt4Group:
       return int4_value(m, row, col);
     case SourceFormat::kMxfp4:
@@ -421,18 +397,19 @@ void dequantize_row(const SourceMatrix& m, std::size_t row, std::size_t col_begi
   switch (m.format) {
     case SourceFormat::kF32:
       return fill(col_begin, out,
-                  [&](std::size_t c) { return load_at<float>(m.weights, first + c); });
+                  [&](std::size_t c) { return nth_little_endian<float>(m.weights, first + c); });
     case SourceFormat::kF16:
       return fill(col_begin, out, [&](std::size_t c) {
-        return f16_to_float(load_at<std::uint16_t>(m.weights, first + c));
+        return f16_to_float(nth_little_endian<std::uint16_t>(m.weights, first + c));
       });
     case SourceFormat::kBF16:
       return fill(col_begin, out, [&](std::size_t c) {
-        return bf16_to_float(load_at<std::uint16_t>(m.weights, first + c));
+        return bf16_to_float(nth_little_endian<std::uint16_t>(m.weights, first + c));
       });
     case SourceFormat::kFp8Block:
       return fill(col_begin, out, [&](std::size_t c) {
-        return e4m3_to_float(load_at<std::uint8_t>(m.weights, first + c)) * fp8_scale(m, row, c);
+        return e4m3_to_float(nth_little_endian<std::uint8_t>(m.weights, first + c)) *
+               fp8_scale(m, row, c);
       });
     case SourceFormat::kInt4Group:
       return fill(col_begin, out, [&](std::size_t c) { return int4_value(m, row, c); });

@@ -1,19 +1,10 @@
 #include <algorithm>
-#include <bit>
-#include <cstring>
 
-#include "base/number_formats.h"
+#include "base/little_endian.h"
 #include "model/table.h"
 
 namespace conclave::model {
 namespace {
-
-template <class T>
-T load(std::span<const std::byte> bytes, std::size_t index) {
-  T value;
-  std::memcpy(&value, bytes.data() + index * sizeof value, sizeof value);
-  return value;
-}
 
 // The position, in row-major order, of the first value for which `is_bad`.
 template <class T, class IsBad>
@@ -24,10 +15,11 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
   for (std::size_t begin = 0; begin < count; begin += kBlock) {
     const std::size_t end = std::min(begin + kBlock, count);
     std::uint32_t n_bad = 0;
-    for (std::size_t i = begin; i < end; ++i) n_bad += is_bad(load<T>(bytes, i)) ? 1u : 0u;
+    for (std::size_t i = begin; i < end; ++i)
+      n_bad += is_bad(nth_little_endian<T>(bytes, i)) ? 1u : 0u;
     if (n_bad == 0) continue;
     for (std::size_t i = begin; i < end; ++i) {
-      if (is_bad(load<T>(bytes, i))) return i;
+      if (is_bad(nth_little_endian<T>(bytes, i))) return i;
     }
   }
   return std::nullopt;
@@ -48,24 +40,15 @@ constexpr auto kIsBadF32Scale = [](std::uint32_t bits) {
 constexpr auto kIsBadE8m0 = [](std::uint8_t bits) { return bits > 252; };
 constexpr auto kIsBadE4m3 = [](std::uint8_t bits) { return (bits & 0x7fu) == 0x7fu; };
 
+constexpr std::string_view kNotFinite = "is NaN or infinite, expected a finite number";
+constexpr std::string_view kTooLarge =
+    "is NaN, infinite or beyond 2^118, expected a number that keeps weights finite";
+
 Error bad_value(std::string_view label, std::string_view suffix, std::size_t index,
-                std::size_t width, std::size_t first_row) {
+                std::size_t width, std::size_t first_row, std::string_view why = kNotFinite) {
   return corrupt(std::string(label) + std::string(suffix) + ": [" +
                  std::to_string(first_row + index / width) + ", " + std::to_string(index % width) +
-                 "] is NaN or infinite, expected a finite number");
-}
-
-bool is_finite_at(std::span<const std::byte> bytes, std::size_t offset) {
-  std::uint16_t bits;
-  std::memcpy(&bits, bytes.data() + offset, sizeof bits);
-  return !kIsBadF16(bits);
-}
-
-Error bad_scale(std::string_view label, std::string_view suffix, std::size_t index,
-                std::size_t width, std::size_t first_row) {
-  return corrupt(std::string(label) + std::string(suffix) + ": [" +
-                 std::to_string(first_row + index / width) + ", " + std::to_string(index % width) +
-                 "] is NaN, infinite or beyond 2^118, expected a number that keeps weights finite");
+                 "] " + std::string(why));
 }
 
 Error bad_block(std::string_view label, std::size_t row, std::size_t block) {
@@ -81,9 +64,11 @@ Result<void> check_blocks(const kernels::SourceMatrix& matrix, std::string_view 
   const std::size_t width = matrix.cols / layout.inputs;
   for (std::size_t i = 0; i * layout.bytes < matrix.weights.size(); ++i) {
     const std::size_t at = i * layout.bytes;
-    bool bad = layout.scales == 0 && kIsBadE8m0(load<std::uint8_t>(matrix.weights, at));
+    bool bad =
+        layout.scales == 0 && kIsBadE8m0(get_little_endian<std::uint8_t>(matrix.weights, at));
     for (std::size_t scale = 0; scale < layout.scales; ++scale) {
-      bad |= !is_finite_at(matrix.weights, at + layout.first_scale + 2 * scale);
+      const std::size_t scale_at = at + layout.first_scale + 2 * scale;
+      bad |= kIsBadF16(get_little_endian<std::uint16_t>(matrix.weights, scale_at));
     }
     if (bad) return bad_block(label, first_row + i / width, i % width);
   }
@@ -108,11 +93,12 @@ Result<void> check_stream_scales(const kernels::SourceMatrix& matrix, std::strin
                                  std::size_t first_row) {
   const std::size_t width = matrix.cols / matrix.group;
   if (const auto bad = first_bad_scale(matrix.scales, matrix.scale_type)) {
-    return bad_scale(label, is_mlx(matrix) ? ".scales" : ".weight_scale", *bad, width, first_row);
+    const std::string_view suffix = is_mlx(matrix) ? ".scales" : ".weight_scale";
+    return bad_value(label, suffix, *bad, width, first_row, kTooLarge);
   }
   if (!is_mlx(matrix)) return {};
   if (const auto bad = first_bad_scale(matrix.offsets, matrix.scale_type)) {
-    return bad_scale(label, ".biases", *bad, width, first_row);
+    return bad_value(label, ".biases", *bad, width, first_row, kTooLarge);
   }
   return {};
 }

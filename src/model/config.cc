@@ -145,6 +145,7 @@ Result<Description> parse_description(std::string_view text, std::string_view la
     description.own_head_wins = true;
   }
   description.quantization = TRY(read_quantization_of(top, inner));
+  description.text = text;
   return description;
 }
 
@@ -153,25 +154,12 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view label) 
 }
 
 // Where a folder has several GGUF sets its config.json still says what they all are.
-static Result<std::optional<formats::Gguf>> find_gguf_config(const std::filesystem::path& path) {
+Result<Description> read_description(const std::filesystem::path& path) {
   const auto files = formats::find_gguf(path);
   std::error_code ignored;
-  if (!files && std::filesystem::exists(path / "config.json", ignored)) {
-    return std::optional<formats::Gguf>();
-  }
-  if (!files) return files.error();
-  if (!*files) return std::optional<formats::Gguf>();
-  return std::optional<formats::Gguf>(TRY(formats::Gguf::open(**files)));
-}
-
-Result<std::string> config_text(const std::filesystem::path& path) {
-  if (const auto gguf = TRY(find_gguf_config(path))) return config_from_gguf(*gguf);
-  return read_text_file(path / "config.json", kConfigBytesMax);
-}
-
-Result<Description> read_description(const std::filesystem::path& path) {
-  if (const auto gguf = TRY(find_gguf_config(path))) return describe_gguf(*gguf);
-  const std::string text = TRY(config_text(path));
+  if (!files && !std::filesystem::exists(path / "config.json", ignored)) return files.error();
+  if (files && *files) return describe_gguf(TRY(formats::Gguf::open(**files)));
+  const std::string text = TRY(read_text_file(path / "config.json", kConfigBytesMax));
   return parse_description(text, "config.json");
 }
 

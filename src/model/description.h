@@ -42,6 +42,7 @@ struct RopeDefaults {
 };
 
 struct Description {
+  std::string text;  // of config.json; of GGUF one with the same meaning
   ModelConfig config;
   std::string tensor_prefix;           // "language_model." or nothing
   std::string_view moe_block = "mlp";  // what holds router and experts, in a layer

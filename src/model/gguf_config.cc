@@ -60,11 +60,7 @@ double short_number(double value) {
 }
 
 Result<void> add_stop_tokens(const Gguf& gguf, json& config) {
-  json ids = json::array();
-  for (const std::string_view key : {"eos", "eot", "eom"}) {
-    const auto id = TRY(gguf.count_if_there("tokenizer.ggml." + std::string(key) + "_token_id"));
-    if (id) ids.push_back(*id);
-  }
+  const std::vector<std::uint64_t> ids = TRY(formats::end_token_ids(gguf));
   if (!ids.empty()) config["eos_token_id"] = ids;
   return {};
 }
@@ -146,23 +142,33 @@ Result<json> read_common(const Keys& keys) {
   return out;
 }
 
-Result<void> add_grouped_attention(const Keys& keys, json& out) {
+Result<void> add_experts(const Keys& keys, std::string_view count_field, json& out) {
+  out[std::string(count_field)] = TRY(keys.count("expert_count"));
+  out["num_experts_per_tok"] = TRY(keys.count("expert_used_count"));
+  return {};
+}
+
+struct GroupedFamily {
+  std::string_view architecture, model_type;
+  std::string_view count_field;  // of the experts
+};
+
+// All that the families with grouped attention share.
+Result<json> read_grouped(const Keys& keys, const GroupedFamily& family) {
+  json out = TRY(read_common(keys));
+  out["architectures"] = {family.architecture};
+  out["model_type"] = family.model_type;
   out["num_key_value_heads"] = TRY(keys.count("attention.head_count_kv"));
   const auto heads = out["num_attention_heads"].get<std::uint64_t>();
   const std::uint64_t hidden = out["hidden_size"].get<std::uint64_t>();
   const std::uint64_t head =
       TRY(keys.count_or("attention.key_length", heads > 0 ? hidden / heads : hidden));
   out["head_dim"] = head;
+  TRY(add_experts(keys, family.count_field, out));
   const std::uint64_t rotated = TRY(keys.count_or("rope.dimension_count", head));
-  if (rotated == head || out["model_type"] == json("glm4_moe")) return {};
+  if (rotated == head || family.model_type == "glm4_moe") return out;
   return unsupported(keys.file().label() + ": " + keys.full("rope.dimension_count") + ": " +
                      std::to_string(rotated) + ", expected " + std::to_string(head));
-}
-
-Result<void> add_experts(const Keys& keys, std::string_view count_field, json& out) {
-  out[std::string(count_field)] = TRY(keys.count("expert_count"));
-  out["num_experts_per_tok"] = TRY(keys.count("expert_used_count"));
-  return {};
 }
 
 // 1 softmax, 2 sigmoid; where the file does not say, a selection bias gives it away.
@@ -241,11 +247,7 @@ Result<json> read_deepseek2(const Keys& keys) {
 }
 
 Result<json> read_qwen3moe(const Keys& keys) {
-  json out = TRY(read_common(keys));
-  out["architectures"] = {"Qwen3MoeForCausalLM"};
-  out["model_type"] = "qwen3_moe";
-  TRY(add_grouped_attention(keys, out));
-  TRY(add_experts(keys, "num_experts", out));
+  json out = TRY(read_grouped(keys, {"Qwen3MoeForCausalLM", "qwen3_moe", "num_experts"}));
   out["moe_intermediate_size"] = TRY(keys.count("expert_feed_forward_length"));
   out["intermediate_size"] =
       TRY(keys.count_or("feed_forward_length", out["moe_intermediate_size"].get<std::uint64_t>()));
@@ -255,17 +257,13 @@ Result<json> read_qwen3moe(const Keys& keys) {
 }
 
 Result<json> read_glm4moe(const Keys& keys) {
-  json out = TRY(read_common(keys));
-  out["architectures"] = {"Glm4MoeForCausalLM"};
-  out["model_type"] = "glm4_moe";
-  TRY(add_grouped_attention(keys, out));
+  json out = TRY(read_grouped(keys, {"Glm4MoeForCausalLM", "glm4_moe", "n_routed_experts"}));
   const auto head = out["head_dim"].get<std::uint64_t>();
   const std::uint64_t rotated = TRY(keys.count_or("rope.dimension_count", head / 2));
   out["partial_rotary_factor"] =
       static_cast<double>(rotated) / static_cast<double>(std::max<std::uint64_t>(1, head));
   out["use_qk_norm"] = keys.file().has_tensor("blk.0.attn_q_norm.weight");
   out["attention_bias"] = keys.file().has_tensor("blk.0.attn_q.bias");
-  TRY(add_experts(keys, "n_routed_experts", out));
   if (TRY(keys.count_or("expert_gating_func", 2)) != 2) {
     return unsupported(keys.file().label() + ": " + keys.full("expert_gating_func") +
                        ": expected 2 (sigmoid)");
@@ -276,11 +274,7 @@ Result<json> read_glm4moe(const Keys& keys) {
 }
 
 Result<json> read_gpt_oss(const Keys& keys) {
-  json out = TRY(read_common(keys));
-  out["architectures"] = {"GptOssForCausalLM"};
-  out["model_type"] = "gpt_oss";
-  TRY(add_grouped_attention(keys, out));
-  TRY(add_experts(keys, "num_local_experts", out));
+  json out = TRY(read_grouped(keys, {"GptOssForCausalLM", "gpt_oss", "num_local_experts"}));
   out["intermediate_size"] = TRY(keys.count("expert_feed_forward_length"));
   out["sliding_window"] = TRY(keys.count("attention.sliding_window"));
   out["attention_bias"] = true;
@@ -293,11 +287,7 @@ Result<json> read_llama(const Keys& keys) {
     return unsupported(keys.file().label() +
                        ": a dense model of architecture llama; conclave runs Mixture-of-Experts");
   }
-  json out = TRY(read_common(keys));
-  out["architectures"] = {"MixtralForCausalLM"};
-  out["model_type"] = "mixtral";
-  TRY(add_grouped_attention(keys, out));
-  TRY(add_experts(keys, "num_local_experts", out));
+  json out = TRY(read_grouped(keys, {"MixtralForCausalLM", "mixtral", "num_local_experts"}));
   const std::uint64_t width = TRY(keys.count("feed_forward_length"));
   out["intermediate_size"] = TRY(keys.count_or("expert_feed_forward_length", width));
   return out;

@@ -93,6 +93,12 @@ std::size_t bits_of(const Tensor& words, std::size_t cols, std::size_t stacked =
   return words.shape.size() == dimensions ? words.shape.back() * 32 / cols : 4;
 }
 
+SourceFormat packed_format(const QuantScheme& scheme, DType scales) {
+  const bool is_plain = scales == DType::kBF16 && !scheme.zero_points;
+  if (scheme.bits == 4) return is_plain ? SourceFormat::kPackedBf16x4 : SourceFormat::kPacked4;
+  return is_plain ? SourceFormat::kPackedBf16x8 : SourceFormat::kPacked8;
+}
+
 Result<void> expect_whole_groups(const Tensor& tensor, std::size_t cols) {
   if (cols % kernels::kGroup == 0) return {};
   return unsupported(label_of(tensor) + ": " + std::to_string(cols) +
@@ -116,14 +122,17 @@ Result<const Tensor*> TensorTaker::take(const std::string& name, std::span<const
     return invalid_input(label_of(*tensor) + ": shape " + formats::shape_text(tensor->shape) +
                          ", expected " + formats::shape_text(shape));
   }
-  taken_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
+  mark(*tensor);
   return tensor;
 }
 
 void TensorTaker::leave(const std::string& name) {
   const Tensor* tensor = checkpoint_.find(name);
-  if (tensor != nullptr)
-    taken_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
+  if (tensor != nullptr) mark(*tensor);
+}
+
+void TensorTaker::mark(const Tensor& tensor) {
+  taken_[static_cast<std::size_t>(&tensor - checkpoint_.tensors().data())] = true;
 }
 
 // The file that would have named a missing tensor.
@@ -131,10 +140,9 @@ std::string TensorTaker::table_of_contents() const {
   std::string single = "model.safetensors";
   const std::span<const Tensor> tensors = checkpoint_.tensors();
   if (tensors.empty()) return single;
-  const std::string first = tensors.front().file->path().filename().string();
   if (is_gguf()) return checkpoint_.files().front().file->path().filename().string();
-  if (first == single) return first;
-  return "model.safetensors.index.json";
+  const bool is_single = tensors.front().file->path().filename() == single;
+  return is_single ? single : "model.safetensors.index.json";
 }
 
 // What nobody took is either on the named list or a sign that this is another model.
@@ -167,7 +175,7 @@ bool MatrixTaker::has(const std::string& name) const {
 
 Result<Linear> MatrixTaker::take(const std::string& name, MatrixShape shape, std::size_t stacked) {
   if (stacked == 0) {
-    if (tensors_.find(name + ".weight_packed") != nullptr) return take_int4(name, shape);
+    if (tensors_.find(name + ".weight_packed") != nullptr) return take_packed(name, shape);
     const Tensor* plain = tensors_.find(name + ".weight");
     if (plain != nullptr && plain->dtype == DType::kF8E4M3) return take_fp8(name, shape);
   }
@@ -189,33 +197,6 @@ Result<Linear> MatrixTaker::take_plain(const std::string& name, MatrixShape shap
       {format_of(tensor->dtype), all_rows(stacked, shape), shape.cols, tensor->bytes, {}}};
 }
 
-Result<Linear> MatrixTaker::take_int4(const std::string& name, MatrixShape shape) {
-  constexpr std::size_t kPerWord = 8;
-  const Tensor& packed = *tensors_.find(name + ".weight_packed");
-  if (description_.quantization.method != QuantMethod::kInt4Group) {
-    return invalid_input(label_of(packed) +
-                         ": INT4, but config.json has no compressed-tensors quantization_config");
-  }
-  TRY(expect_whole_groups(packed, shape.cols));
-  const Tensor* scales = tensors_.find(name + ".weight_scale");
-  const QuantScheme scheme = scheme_of(packed, scales, shape.cols);
-  const bool as_kimi = scheme == QuantScheme{4, kernels::kGroup, false} &&
-                       (scales == nullptr || scales->dtype != DType::kF16);
-  if (!as_kimi) return take_packed(name, shape, scheme);
-  Linear linear;
-  linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
-                                     {shape.rows, shape.cols / kPerWord}));
-  linear.scales = TRY(tensors_.take(name + ".weight_scale", std::array{DType::kBF16},
-                                    {shape.rows, shape.cols / kernels::kGroup}));
-  if (tensors_.find(name + ".weight_shape") != nullptr) {
-    linear.shape =
-        TRY(tensors_.take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
-  }
-  linear.matrix = {SourceFormat::kInt4Group, shape.rows, shape.cols, linear.weights->bytes,
-                   linear.scales->bytes};
-  return linear;
-}
-
 // The scheme of config.json that the tensors' shapes follow; the first, for their errors, if none.
 QuantScheme MatrixTaker::scheme_of(const Tensor& words, const Tensor* scales,
                                    std::size_t cols) const {
@@ -232,33 +213,40 @@ QuantScheme MatrixTaker::scheme_of(const Tensor& words, const Tensor* scales,
   return scheme;
 }
 
-// Other sizes of group, 8 bits, float16 scales, zero points. docs/models.md 5.1
-Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape shape,
-                                        const QuantScheme& scheme) {
-  const std::size_t bits = scheme.bits;
-  const std::size_t group = scheme.group;
-  if ((bits != 4 && bits != 8) || shape.cols % group != 0) {
-    return unsupported(label_of(*tensors_.find(name + ".weight_packed")) + ": " +
-                       std::to_string(shape.cols) + " inputs, expected groups of " +
-                       std::to_string(group));
+// compressed-tensors pack-quantized. docs/models.md 5.1
+Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape shape) {
+  const Tensor& words = *tensors_.find(name + ".weight_packed");
+  if (description_.quantization.method != QuantMethod::kInt4Group) {
+    return invalid_input(label_of(words) +
+                         ": INT4, but config.json has no compressed-tensors quantization_config");
   }
-  const std::size_t per_word = 32 / bits;
-  const std::size_t groups = shape.cols / group;
+  TRY(expect_whole_groups(words, shape.cols));
+  const Tensor* found_scales = tensors_.find(name + ".weight_scale");
+  const QuantScheme scheme = scheme_of(words, found_scales, shape.cols);
+  if ((scheme.bits != 4 && scheme.bits != 8) || shape.cols % scheme.group != 0) {
+    return unsupported(label_of(words) + ": " + std::to_string(shape.cols) +
+                       " inputs, expected groups of " + std::to_string(scheme.group));
+  }
+  // The form that Kimi's experts have; its scales are of one type.
+  const bool as_kimi = scheme == QuantScheme{4, kernels::kGroup, false} &&
+                       (found_scales == nullptr || found_scales->dtype != DType::kF16);
+  const std::size_t per_word = 32 / scheme.bits;
+  const std::size_t groups = shape.cols / scheme.group;
+  const std::span<const DType> types = kPlainTypes;  // BF16 is the first
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
                                      {shape.rows, shape.cols / per_word}));
-  linear.scales = TRY(tensors_.take(name + ".weight_scale", kPlainTypes, {shape.rows, groups}));
+  linear.scales = TRY(tensors_.take(name + ".weight_scale", as_kimi ? types.first(1) : types,
+                                    {shape.rows, groups}));
   if (tensors_.find(name + ".weight_shape") != nullptr) {
     linear.shape =
         TRY(tensors_.take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));
   }
-  const bool is_plain = linear.scales->dtype == DType::kBF16 && !scheme.zero_points;
-  const SourceFormat four = is_plain ? SourceFormat::kPackedBf16x4 : SourceFormat::kPacked4;
-  const SourceFormat eight = is_plain ? SourceFormat::kPackedBf16x8 : SourceFormat::kPacked8;
-  linear.matrix = {bits == 4 ? four : eight, shape.rows, shape.cols, linear.weights->bytes,
-                   linear.scales->bytes};
-  linear.matrix.group = group;
-  linear.matrix.bits = static_cast<unsigned>(bits);
+  linear.matrix = {as_kimi ? SourceFormat::kInt4Group : packed_format(scheme, linear.scales->dtype),
+                   shape.rows, shape.cols, linear.weights->bytes, linear.scales->bytes};
+  if (as_kimi) return linear;
+  linear.matrix.group = scheme.group;
+  linear.matrix.bits = static_cast<unsigned>(scheme.bits);
   linear.matrix.scale_type = scale_type_of(linear.scales->dtype);
   if (!scheme.zero_points) return linear;
   const Tensor* zeros = TRY(tensors_.take(name + ".weight_zero_point", std::array{DType::kI32},

@@ -36,6 +36,7 @@ class TensorTaker {
   Result<std::vector<std::string>> sort_out_the_rest(const Description& description) const;
 
  private:
+  void mark(const formats::Tensor& tensor);  // as taken
   std::string table_of_contents() const;
 
   const formats::Checkpoint& checkpoint_;
@@ -55,8 +56,7 @@ class MatrixTaker {
   bool has(const std::string& name) const;  // in any format
 
  private:
-  Result<Linear> take_int4(const std::string& name, MatrixShape shape);
-  Result<Linear> take_packed(const std::string& name, MatrixShape shape, const QuantScheme& scheme);
+  Result<Linear> take_packed(const std::string& name, MatrixShape shape);
   QuantScheme scheme_of(const formats::Tensor& words, const formats::Tensor* scales,
                         std::size_t cols) const;
   Result<Linear> take_fp8(const std::string& name, MatrixShape shape);

@@ -14,6 +14,12 @@ using kernels::SourceFormat;
 
 std::string text_of(std::size_t count, char byte) { return std::string(count, byte); }
 
+std::vector<float> row_of(const Linear& linear, std::size_t row) {
+  std::vector<float> values(linear.matrix.cols);
+  kernels::dequantize_row(linear.matrix, row, 0, values);
+  return values;
+}
+
 // A folder with just these tensors, and what takes them.
 class MatricesTest : public CheckpointDirTest {
  protected:
@@ -98,8 +104,7 @@ TEST_F(MatricesTest, MlxMxfp4HasByteScales) {
   const auto linear = take({6, 64});
   ASSERT_TRUE(linear) << linear.error().message;
   EXPECT_EQ(linear->matrix.format, SourceFormat::kMxfp4);
-  std::vector<float> row(64);
-  kernels::dequantize_row(linear->matrix, 5, 0, row);
+  const std::vector<float> row = row_of(*linear, 5);
   EXPECT_EQ(row, std::vector<float>(64, 0.5f));
 }
 
@@ -113,8 +118,7 @@ TEST_F(MatricesTest, PackedWithZeroPoints) {
   ASSERT_TRUE(linear) << linear.error().message;
   EXPECT_EQ(linear->matrix.format, SourceFormat::kPacked4);
   EXPECT_EQ(linear->matrix.group, 128u);
-  std::vector<float> row(128);
-  kernels::dequantize_row(linear->matrix, 8, 0, row);
+  const std::vector<float> row = row_of(*linear, 8);
   EXPECT_EQ(row[0], -row[1]);  // 5 - 4 and 3 - 4
   EXPECT_GT(row[0], 0.0f);
   EXPECT_TRUE(check_values(*linear));
@@ -128,8 +132,7 @@ TEST_F(MatricesTest, PackedInEightBitsHasItsZeroInTheMiddle) {
   const auto linear = take({2, 32});
   ASSERT_TRUE(linear) << linear.error().message;
   EXPECT_EQ(linear->matrix.format, SourceFormat::kPacked8);
-  std::vector<float> row(32);
-  kernels::dequantize_row(linear->matrix, 0, 0, row);
+  const std::vector<float> row = row_of(*linear, 0);
   float scale = 0.0f;
   std::memcpy(&scale, "\x40\x40\x40\x40", 4);
   EXPECT_EQ(row[0], scale);  // 129 - 128
@@ -147,10 +150,9 @@ TEST_F(MatricesTest, PackedWithoutZeroPointsIsKeptInOurOwnForms) {
   EXPECT_EQ(format, kernels::PackedFormat::kInt4);
   std::vector<std::byte> panel(kernels::panel_bytes(format, 128, 0));
   kernels::pack_panel(linear->matrix, {0, 2}, {0, 128}, false, format, 0, panel);
-  std::vector<float> kept(128), expected(128);
+  std::vector<float> kept(128);
   kernels::unpack_row({format, 2, 128, 0, panel}, 1, kept);
-  kernels::dequantize_row(linear->matrix, 1, 0, expected);
-  EXPECT_EQ(kept, expected);
+  EXPECT_EQ(kept, row_of(*linear, 1));
   EXPECT_GT(kept[0], 0.0f);
 }
 

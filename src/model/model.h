@@ -115,8 +115,6 @@ struct ModelConfig {
 // `config.json` of a checkpoint folder, nested `text_config` included (docs/models.md 1.1), or
 // what the metadata of a GGUF file say (5.7).
 Result<ModelConfig> read_config(const std::filesystem::path& path);
-// The text of config.json; for GGUF one with the same meaning.
-Result<std::string> config_text(const std::filesystem::path& path);
 // The same from text; `label` names the source in errors.
 Result<ModelConfig> parse_config(std::string_view json, std::string_view label);
 
@@ -301,6 +299,8 @@ struct MatrixPart {
 // The same part of what holds its bytes: of a split kv_b one head's keys, which lie transposed
 // there already, or its values. Any other part of a split kv_b has none.
 std::optional<MatrixPart> stored_part(const MatrixPart& part);
+// Whether it neither cuts nor turns groups of kernels::kGroup inputs.
+bool is_in_groups(const MatrixPart& stored);
 // The kept format of a stored part: where it cuts the source's groups or turns them, they are not
 // kept.
 kernels::PackedFormat kept_format(Weight weight, const MatrixPart& stored, WeightsMode mode);

@@ -58,13 +58,12 @@ struct ModelSource::State {
 };
 
 Result<ModelSource> ModelSource::open(const std::filesystem::path& path) {
-  const std::string text = TRY(config_text(path));
   const Description description = TRY(read_description(path));
   formats::Checkpoint checkpoint = TRY(formats::Checkpoint::open(path));
   TensorTable table = TRY(build_table(description, checkpoint));
 
   Hash hash;
-  hash.add(text);
+  hash.add(description.text);
   for (const Tensor& tensor : checkpoint.tensors()) {
     hash.add(tensor.name);
     hash.add(formats::name(tensor.dtype));

@@ -1,8 +1,7 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 
+#include "base/little_endian.h"
 #include "base/number_formats.h"
 #include "model/table.h"
 
@@ -14,10 +13,8 @@ using formats::Tensor;
 
 template <class T>
 T load(const Tensor& tensor, std::size_t index) {
-  T value;
-  CHECK((index + 1) * sizeof value <= tensor.bytes.size());
-  std::memcpy(&value, tensor.bytes.data() + index * sizeof value, sizeof value);
-  return value;
+  CHECK((index + 1) * sizeof(T) <= tensor.bytes.size());
+  return nth_little_endian<T>(tensor.bytes, index);
 }
 
 Result<void> check_weight_shape(const Linear& linear) {

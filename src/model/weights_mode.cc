@@ -68,11 +68,14 @@ std::optional<MatrixPart> stored_part(const MatrixPart& part) {
                     false};
 }
 
+bool is_in_groups(const MatrixPart& stored) {
+  return stored.cols.begin % kernels::kGroup == 0 && stored.cols.end % kernels::kGroup == 0 &&
+         !stored.transposed;
+}
+
 kernels::PackedFormat kept_format(Weight weight, const MatrixPart& stored, WeightsMode mode) {
   const kernels::PackedFormat format = kept_format(weight, stored.matrix.format, mode);
-  const bool whole = stored.cols.begin % kernels::kGroup == 0 &&
-                     stored.cols.end % kernels::kGroup == 0 && !stored.transposed;
-  if (whole || !kernels::keeps_groups(stored.matrix.format, format)) return format;
+  if (is_in_groups(stored) || !kernels::keeps_groups(stored.matrix.format, format)) return format;
   return mode == WeightsMode::kNative ? kernels::PackedFormat::kF32 : kernels::PackedFormat::kInt8;
 }
 

@@ -14,7 +14,6 @@ namespace conclave::text {
 namespace {
 
 constexpr std::size_t kConfigBytesMax = 16u << 20;
-constexpr std::size_t kTemplateBytesMax = 1u << 20;
 
 std::optional<std::uint32_t> as_id(const Json& value) {
   if (!value.is_number_unsigned()) return std::nullopt;
@@ -114,7 +113,7 @@ Result<std::optional<std::string>> read_template(const std::filesystem::path& di
 }  // namespace
 
 Result<CheckpointText> read_checkpoint_text(const std::filesystem::path& dir) {
-  if (const auto gguf = TRY(open_gguf(dir))) return checkpoint_text_from_gguf(*gguf);
+  if (const auto gguf = TRY(formats::open_gguf(dir))) return checkpoint_text_from_gguf(*gguf);
   CheckpointText out;
   const std::filesystem::path tokenizer_file = dir / "tokenizer_config.json";
   const Json tokenizer = TRY(read_json_file(tokenizer_file, kConfigBytesMax));

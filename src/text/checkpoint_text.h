@@ -1,6 +1,7 @@
 // What a checkpoint folder's JSON files say about text, before any tokenizer is built.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -12,6 +13,8 @@
 #include "text/text.h"
 
 namespace conclave::text {
+
+inline constexpr std::size_t kTemplateBytesMax = std::size_t{1} << 20;
 
 struct DeclaredToken {
   std::string content;

@@ -18,7 +18,6 @@ using nlohmann::json;  // sorted: a vocabulary is looked up by its names
 constexpr std::size_t kTokensMax = std::size_t{1} << 22;
 constexpr std::size_t kPieceBytesMax = 256;  // longer ones are never merged: no text has them
 constexpr std::size_t kMergesMax = std::size_t{1} << 22;
-constexpr std::size_t kTemplateBytesMax = std::size_t{1} << 20;
 
 // tokenizer.ggml.token_type
 enum TokenType : std::int64_t {
@@ -163,8 +162,7 @@ json pre_tokenizer_json(const Patterns& patterns) {
   return {{"type", "Sequence"}, {"pretokenizers", list}};
 }
 
-// ---- The parts of tokenizer.json
-// -------------------------------------------------------------------
+// ---- The parts of tokenizer.json ---------------------------------------------------------------
 
 json added_tokens_json(const Tokens& tokens) {
   json list = json::array();
@@ -286,10 +284,8 @@ constexpr std::array<std::string_view, 10> kTurnEnds = {
     "<|eom_id|>", "[EOT]",      "[EOS]",    "<|end_of_text|>", "<｜end▁of▁sentence｜>"};
 
 Result<void> add_stop_ids(const Gguf& gguf, const Tokens& tokens, CheckpointText& out) {
-  for (const std::string_view key : {"eos", "eot", "eom"}) {
-    const std::string full = "tokenizer.ggml." + std::string(key) + "_token_id";
-    const auto id = TRY(gguf.count_if_there(full));
-    if (id && *id < tokens.names.size()) out.stop_ids.push_back(static_cast<std::uint32_t>(*id));
+  for (const std::uint64_t id : TRY(formats::end_token_ids(gguf))) {
+    if (id < tokens.names.size()) out.stop_ids.push_back(static_cast<std::uint32_t>(id));
   }
   for (std::size_t id = 0; id < tokens.names.size(); ++id) {
     const bool ends = std::ranges::find(kTurnEnds, tokens.names[id]) != kTurnEnds.end();
@@ -315,12 +311,6 @@ Result<void> add_defaults(const Gguf& gguf, CheckpointText& out) {
 }
 
 }  // namespace
-
-Result<std::optional<Gguf>> open_gguf(const std::filesystem::path& path) {
-  const auto files = TRY(formats::find_gguf(path));
-  if (!files) return std::optional<Gguf>();
-  return std::optional<Gguf>(TRY(Gguf::open(*files)));
-}
 
 Result<std::string> tokenizer_from_gguf(const Gguf& gguf) {
   const Tokens tokens = TRY(read_tokens(gguf));

@@ -2,17 +2,12 @@
 // docs/models.md 5.7, 6.
 #pragma once
 
-#include <filesystem>
-#include <optional>
 #include <string>
 
 #include "formats/formats.h"
 #include "text/checkpoint_text.h"
 
 namespace conclave::text {
-
-// The GGUF file or set that `path` means, opened; nothing where it means another kind of folder.
-Result<std::optional<formats::Gguf>> open_gguf(const std::filesystem::path& path);
 
 // A tokenizer.json. Errors name the file: no tokenizer, a kind of it that is not known.
 Result<std::string> tokenizer_from_gguf(const formats::Gguf& gguf);

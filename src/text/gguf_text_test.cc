@@ -82,7 +82,7 @@ TEST(GgufText, SpecialsStopsAndTemplate) {
   GgufBuilder file = byte_level("qwen2");
   file.number("general.sampling.temp", 0.6f).count("general.sampling.top_k", 20);
   file.text("general.name", "Kimi-K2.6").count("tokenizer.ggml.eot_token_id", 8);
-  const auto gguf = open_gguf(write(file));
+  const auto gguf = formats::open_gguf(write(file));
   ASSERT_TRUE(gguf && *gguf);
   const auto found = checkpoint_text_from_gguf(**gguf);
   ASSERT_TRUE(found) << found.error().message;

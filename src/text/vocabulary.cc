@@ -59,7 +59,7 @@ Vocabulary::Vocabulary(rust::Box<rust_bridge::Tokenizer> tokenizer, std::size_t 
 
 Result<Vocabulary> Vocabulary::load(const std::filesystem::path& dir,
                                     const CheckpointText& checkpoint, std::size_t size) {
-  if (const auto gguf = TRY(open_gguf(dir))) {
+  if (const auto gguf = TRY(formats::open_gguf(dir))) {
     const std::string made = TRY(tokenizer_from_gguf(*gguf));
     if (made.size() > kTokenizerBytesMax) {
       return invalid_input(gguf->label() + ": a tokenizer of " + std::to_string(made.size()) +

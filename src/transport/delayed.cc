@@ -6,6 +6,7 @@
 #include <deque>
 #include <utility>
 
+#include "base/little_endian.h"
 #include "transport/transport.h"
 
 namespace conclave::transport {
@@ -51,7 +52,7 @@ class DelayedTransport final : public Transport {
             std::span<const std::span<const std::byte>> parts) override {
     CHECK(parts.size() <= kPartsMax);
     std::array<std::byte, kStampSize> stamp;
-    wire::put_little_endian(stamp, 0, nanoseconds_of(clock_.now()));
+    put_little_endian(stamp, 0, nanoseconds_of(clock_.now()));
     std::array<std::span<const std::byte>, kPartsMax + 1> all;
     *std::copy(parts.begin(), parts.end(), all.begin()) = stamp;
     inner_->send(to, header, std::span(all).first(parts.size() + 1));
@@ -80,11 +81,11 @@ class DelayedTransport final : public Transport {
                       .reason = "it sends without the time of sending"};
     }
     const auto body = message.payload.first(message.payload.size() - kStampSize);
-    Held held{.due = time_of(wire::get_little_endian<std::uint64_t>(message.payload, body.size())) +
-                     delay_,
-              .from = message.from,
-              .header = message.header,
-              .payload = {body.begin(), body.end()}};
+    Held held{
+        .due = time_of(get_little_endian<std::uint64_t>(message.payload, body.size())) + delay_,
+        .from = message.from,
+        .header = message.header,
+        .payload = {body.begin(), body.end()}};
     held.header.size = static_cast<std::uint32_t>(body.size());
     const auto later = [](Time due, const Held& other) { return due < other.due; };
     held_.insert(std::upper_bound(held_.begin(), held_.end(), held.due, later), std::move(held));

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/little_endian.h"
 #include "base/rng.h"
 
 namespace conclave::wire {

@@ -14,7 +14,6 @@
 #include <span>
 
 #include "base/result.h"
-#include "wire/little_endian.h"
 
 namespace conclave::wire {
 

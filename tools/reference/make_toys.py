@@ -16,6 +16,7 @@ import json
 import pathlib
 import shutil
 import zlib
+from typing import Any, Callable, Iterable
 
 import numpy as np
 
@@ -71,16 +72,17 @@ def make_toy(spec: ToySpec, out: pathlib.Path) -> None:
           f"routing margin {output.margin:.1e}, nll {mean_nll(output.logits, ids):.4f}", flush=True)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_from_arguments(title: str, specs: Iterable[Any],
+                        make: Callable[[Any, pathlib.Path], None]) -> None:
+    """Command line of a maker of toys: all of them, or the one that is named."""
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--only", help="one toy by name")
     arguments = parser.parse_args()
-    for spec in all_specs():
+    for spec in specs:
         if arguments.only in (None, spec.name):
-            make_toy(spec, arguments.out)
+            make(spec, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    make_from_arguments(__doc__.splitlines()[0], all_specs(), make_toy)

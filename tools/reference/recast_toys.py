@@ -8,7 +8,6 @@ codes stand for. Each folder holds what a user would have, and the expected resu
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import pathlib
@@ -21,7 +20,7 @@ import numpy as np
 
 from block_formats import BLOCK_FORMATS, pack_bits, quantize_affine, quantize_zero_point
 from gguf_io import GgufTensor, Typed, write_gguf, write_split
-from make_toys import draw_ids, write_expected
+from make_toys import draw_ids, make_from_arguments, write_expected
 from model import Model
 from number_formats import bf16_to_float, dequantize_mxfp4, float_to_bf16
 from safetensors_io import Tensor, native, write_file
@@ -538,16 +537,5 @@ def make_recast(recast: Recast, out: pathlib.Path) -> None:
           f"logits std {float(output.logits.std()):.2f}", flush=True)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--only", help="one by name")
-    arguments = parser.parse_args()
-    for recast in all_recasts():
-        if arguments.only in (None, recast.name):
-            make_recast(recast, arguments.out)
-
-
 if __name__ == "__main__":
-    main()
+    make_from_arguments(__doc__.splitlines()[0], all_recasts(), make_recast)
