@@ -3,7 +3,8 @@
 Usage: python3 make_toys.py OUT_DIR [--only NAME]
 
 Every folder holds config.json, the weights, and from the float64 reference:
-  expected.json   {"ids", "logits": file name, "experts" [position][MoE layer][k], "nll"}
+  expected.json   {"ids", "logits": file name, "experts" [position][MoE layer][k], "nll",
+                   "rounding_p99": what rounding activations to int8 costs by itself}
   expected.f32    logits, little-endian float32 [positions, vocab]
 The same seed gives the same bytes. Ids are redrawn until no routing decision is nearly a tie, so
 that a float32 engine must choose the same experts.
@@ -20,6 +21,7 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
+from conclave_cli import relative_errors
 from model import Model, Output, mean_nll
 from safetensors_io import split_shards, write_folder
 from toy_specs import ToySpec, all_specs, config_json
@@ -41,11 +43,19 @@ def draw_ids(model: Model, seed: int) -> tuple[list[int], Output]:
     raise RuntimeError(f"no ids with routing margins above {MARGIN_MIN} in {DRAWS_MAX} draws")
 
 
-def write_expected(folder: pathlib.Path, ids: list[int], output: Output) -> None:
+def rounding_p99(rounded: Model, ids: list[int], exact: Output) -> float:
+    """The 99th percentile of the positions' relative errors in float64 with rounded activations
+    and the experts of the exact pass: no kernel that rounds so can be better."""
+    logits = rounded.forward(ids, exact.experts).logits
+    return float(np.quantile(relative_errors(logits, exact.logits), 0.99))
+
+
+def write_expected(folder: pathlib.Path, ids: list[int], output: Output, rounded: Model) -> None:
     """Writes expected.json and expected.f32."""
     output.logits.astype("<f4").tofile(folder / "expected.f32")
     expected = {"ids": ids, "logits": "expected.f32", "experts": output.experts.tolist(),
-                "nll": mean_nll(output.logits, ids)}
+                "nll": mean_nll(output.logits, ids),
+                "rounding_p99": rounding_p99(rounded, ids, output)}
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")
 
 
@@ -65,7 +75,9 @@ def make_toy(spec: ToySpec, out: pathlib.Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     seed = write_checkpoint(spec, folder)
     ids, output = draw_ids(Model(folder), seed)
-    write_expected(folder, ids, output)
+    whole_numbers = spec.experts in ("INT4", "MXFP4")
+    write_expected(folder, ids, output,
+                   Model(folder, lambda name: whole_numbers and ".experts." in name))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     spread = float(output.logits.std())
     print(f"{spec.name}: {size / 1e6:.2f} MB, logits std {spread:.2f}, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from typing import Callable
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from checkpoint import Checkpoint
 from model_config import INNER_NORM_EPS, ModelConfig, Yarn, read_config
 
 WEIGHT_SUM_FLOOR = 1e-20
+ROUNDED_GROUP = 32
+
+# What becomes of the input of the matrix "gate", "up", "gate_up" or "down".
+PartInput = Callable[[str, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass
@@ -58,9 +63,21 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def swiglu(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+def round_to_int8(x: np.ndarray) -> np.ndarray:
+    """Rounds activations to 8 bits in groups of 32 inputs, as the engine's fast path does before
+    it multiplies with weights that are whole numbers."""
+    width = x.shape[-1]
+    groups = np.pad(x, [(0, 0), (0, -width % ROUNDED_GROUP)]).reshape(len(x), -1, ROUNDED_GROUP)
+    scales = np.abs(groups).max(axis=2, keepdims=True) / 127.0
+    codes = np.rint(np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0.0))
+    return (codes * scales).reshape(len(x), -1)[:, :width]
+
+
+def swiglu(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray,
+           part_input: PartInput) -> np.ndarray:
     """Gated feed-forward network."""
-    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
+    inner = silu(part_input("gate", x) @ gate.T) * (part_input("up", x) @ up.T)
+    return part_input("down", inner) @ down.T
 
 
 # --- Rotary positions ---
@@ -144,11 +161,12 @@ def causal_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float,
 
 
 def clamped_swiglu(x: np.ndarray, gate_up: np.ndarray, gate_up_bias: np.ndarray, down: np.ndarray,
-                   down_bias: np.ndarray, limit: float) -> np.ndarray:
+                   down_bias: np.ndarray, limit: float, part_input: PartInput) -> np.ndarray:
     """The experts of gpt-oss: rows of gate and up take turns."""
-    both = x @ gate_up.T + gate_up_bias
+    both = part_input("gate_up", x) @ gate_up.T + gate_up_bias
     gate, up = np.minimum(both[:, 0::2], limit), np.clip(both[:, 1::2], -limit, limit)
-    return ((up + 1.0) * gate * sigmoid(1.702 * gate)) @ down.T + down_bias
+    inner = (up + 1.0) * gate * sigmoid(1.702 * gate)
+    return part_input("down", inner) @ down.T + down_bias
 
 
 # --- Router ---
@@ -188,14 +206,16 @@ def expert_margin(choice: np.ndarray, count: int) -> float:
     return float((ordered[:, -count] - ordered[:, -count - 1]).min())
 
 
-def route(config: ModelConfig, logits: np.ndarray, bias: np.ndarray | None) -> Routing:
-    """Chooses experts from router logits [positions, experts]; ties go to the lower index."""
+def route(config: ModelConfig, logits: np.ndarray, bias: np.ndarray | None,
+          forced: np.ndarray | None = None) -> Routing:
+    """Chooses experts from router logits [positions, experts], ties go to the lower index; or
+    gives the forced ones [positions, k] their weights."""
     scores = sigmoid(logits) if config.scoring == "sigmoid" else softmax(logits)
     biased = scores if bias is None else scores + bias
     limited = config.topk_method != "greedy"
     choice = keep_best_groups(config, biased) if limited else biased
     count = config.experts_per_token
-    experts = np.argsort(-choice, axis=1, kind="stable")[:, :count]
+    experts = np.argsort(-choice, axis=1, kind="stable")[:, :count] if forced is None else forced
     weights = scale_weights(config, np.take_along_axis(scores, experts, axis=1))
     margin = expert_margin(choice, count)
     if limited:
@@ -215,14 +235,18 @@ def scale_weights(config: ModelConfig, weights: np.ndarray) -> np.ndarray:
 
 
 class Model:
-    """A checkpoint folder and its forward pass."""
+    """A checkpoint folder and its forward pass: exact, or with the input of those linears rounded
+    to int8 that `rounded` says by their names (experts' have no number in them)."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path,
+                 rounded: Callable[[str], bool] = lambda _: False) -> None:
         self.config = read_config(folder)
         self.weights = Checkpoint(folder)
+        self._rounded = rounded
 
-    def forward(self, ids: list[int]) -> Output:
-        """Runs one sequence from position 0."""
+    def forward(self, ids: list[int], forced: np.ndarray | None = None) -> Output:
+        """Runs one sequence from position 0, with the experts [positions, MoE layers, k] that are
+        forced, if any are."""
         config = self.config
         hidden = self.weights.values("model.embed_tokens.weight")[np.asarray(ids)]
         routings = []
@@ -231,13 +255,14 @@ class Model:
             hidden = hidden + attention(layer, self._norm(layer, "input_layernorm", hidden))
             x = self._norm(layer, "post_attention_layernorm", hidden)
             if config.is_moe(layer):
-                out, routing = self._moe(layer, x)
+                given = None if forced is None else forced[:, len(routings)]
+                out, routing = self._moe(layer, x, given)
                 routings.append(routing)
             else:
                 out = self._mlp(f"model.layers.{layer}.mlp", x)
             hidden = hidden + out
         last = rms_norm(hidden, self.weights.values("model.norm.weight"), config.norm_eps)
-        logits = last @ self.weights.values("lm_head.weight").T
+        logits = self._input("lm_head", last) @ self.weights.values("lm_head.weight").T
         experts = np.stack([routing.experts for routing in routings], axis=1)
         return Output(logits, experts, min(routing.margin for routing in routings))
 
@@ -245,14 +270,25 @@ class Model:
         weight = self.weights.values(f"model.layers.{layer}.{name}.weight")
         return rms_norm(x, weight, self.config.norm_eps)
 
+    def _input(self, name: str, x: np.ndarray) -> np.ndarray:
+        """What the matrix of a linear is multiplied with."""
+        return round_to_int8(x) if self._rounded(name) else x
+
+    def _times(self, x: np.ndarray, name: str) -> np.ndarray:
+        """x times the matrix of the linear `name`."""
+        return self._input(name, x) @ self.weights.matrix(name).T
+
+    def _part_input(self, prefix: str) -> PartInput:
+        return lambda part, values: self._input(f"{prefix}.{part}_proj", values)
+
     def _queries(self, prefix: str, x: np.ndarray) -> np.ndarray:
         """Returns the unrotated queries [positions, heads, qk_nope + qk_rope]."""
         if self.config.q_lora_rank is None:
-            q = x @ self.weights.matrix(prefix + "q_proj").T
+            q = self._times(x, prefix + "q_proj")
         else:
             weight = self.weights.values(prefix + "q_a_layernorm.weight")
-            low = rms_norm(x @ self.weights.matrix(prefix + "q_a_proj").T, weight, INNER_NORM_EPS)
-            q = low @ self.weights.matrix(prefix + "q_b_proj").T
+            low = rms_norm(self._times(x, prefix + "q_a_proj"), weight, INNER_NORM_EPS)
+            q = self._times(low, prefix + "q_b_proj")
         return q.reshape(len(x), self.config.heads, -1)
 
     def _heads(self, layer: int, part: str, x: np.ndarray) -> np.ndarray:
@@ -260,7 +296,7 @@ class Model:
         bias, and queries and keys normalised and rotated."""
         config = self.config
         name = f"model.layers.{layer}.self_attn.{part}"
-        out = x @ self.weights.matrix(name + "_proj").T
+        out = self._times(x, name + "_proj")
         if config.attention_bias:
             out = out + self.weights.values(name + "_proj.bias")
         out = out.reshape(len(x), -1, config.v_head)
@@ -282,7 +318,7 @@ class Model:
                                   softmax_scale(config), config.windows[layer],
                                   None if sinks is None else float(sinks[head]))
                  for head in range(config.heads)]
-        out = np.concatenate(heads, axis=1) @ self.weights.matrix(prefix + "o_proj").T
+        out = self._times(np.concatenate(heads, axis=1), prefix + "o_proj")
         bias = self.weights.optional(prefix + "o_proj.bias")
         return out if bias is None else out + bias
 
@@ -291,12 +327,12 @@ class Model:
         config = self.config
         prefix = f"model.layers.{layer}.self_attn."
         q = self._queries(prefix, x)
-        latent = x @ self.weights.matrix(prefix + "kv_a_proj_with_mqa").T
+        latent = self._times(x, prefix + "kv_a_proj_with_mqa")
         norm = self.weights.values(prefix + "kv_a_layernorm.weight")
         c = rms_norm(latent[:, :config.kv_lora_rank], norm, INNER_NORM_EPS)
         k_rope = rotate(latent[:, config.kv_lora_rank:], config)
         q_nope, q_rope = q[..., :config.qk_nope], rotate(q[..., config.qk_nope:], config)
-        kv = (c @ self.weights.matrix(prefix + "kv_b_proj").T).reshape(len(x), config.heads, -1)
+        kv = self._times(c, prefix + "kv_b_proj").reshape(len(x), config.heads, -1)
         k_nope, v = kv[..., :config.qk_nope], kv[..., config.qk_nope:]
 
         heads = []
@@ -304,14 +340,15 @@ class Model:
             query = np.concatenate([q_nope[:, head], q_rope[:, head]], axis=1)
             key = np.concatenate([k_nope[:, head], k_rope], axis=1)
             heads.append(causal_attention(query, key, v[:, head], softmax_scale(config)))
-        return np.concatenate(heads, axis=1) @ self.weights.matrix(prefix + "o_proj").T
+        return self._times(np.concatenate(heads, axis=1), prefix + "o_proj")
 
     def _mlp(self, prefix: str, x: np.ndarray) -> np.ndarray:
         gate, up, down = (self.weights.matrix(f"{prefix}.{part}_proj")
                           for part in ("gate", "up", "down"))
-        return swiglu(x, gate, up, down)
+        return swiglu(x, gate, up, down, self._part_input(prefix))
 
-    def _moe(self, layer: int, x: np.ndarray) -> tuple[np.ndarray, Routing]:
+    def _moe(self, layer: int, x: np.ndarray,
+             forced: np.ndarray | None) -> tuple[np.ndarray, Routing]:
         """Routed experts plus the shared ones, which carry no weight."""
         prefix = f"model.layers.{layer}.{self.config.moe_block}."
         clamped = self.config.swiglu_limit is not None
@@ -320,15 +357,16 @@ class Model:
         if clamped:
             logits = logits + self.weights.values(router + ".bias")
         bias = self.weights.optional(router + ".e_score_correction_bias")
-        routing = route(self.config, logits, bias)
+        routing = route(self.config, logits, bias, forced)
+        part_input = self._part_input(prefix + "experts")
         out = self._shared(prefix, x)
         for expert in np.unique(routing.experts):
             rows, slots = np.nonzero(routing.experts == expert)
             if clamped:
                 part = clamped_swiglu(x[rows], *self.weights.mxfp4_expert(layer, int(expert)),
-                                      self.config.swiglu_limit)
+                                      self.config.swiglu_limit, part_input)
             else:
-                part = swiglu(x[rows], *self.weights.expert(layer, int(expert)))
+                part = swiglu(x[rows], *self.weights.expert(layer, int(expert)), part_input)
             out[rows] += part * routing.weights[rows, slots][:, None]
         return out, routing
 

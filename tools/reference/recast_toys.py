@@ -64,6 +64,13 @@ class Recast:
         fitting = [ending for ending in self.kinds if module.endswith(ending)]
         return self.kinds[max(fitting, key=len)]
 
+    def rounds(self, name: str) -> bool:
+        """Whether the engine rounds what meets an official linear: codes are whole numbers."""
+        module = name.replace(".experts.", ".switch_mlp.")
+        if self.split_kv and self.form != "packed":
+            module = module.replace("kv_b_proj", "unembed_out")
+        return self.kind(module) not in (None, "F32", "F16", "BF16")
+
 
 def wide_latent(name: str, model_type: str = "deepseek_v3", **changes: Any) -> ToySpec:
     """A DeepSeek whose inputs are whole blocks of 256 where they can be."""
@@ -530,9 +537,8 @@ def make_recast(recast: Recast, out: pathlib.Path) -> None:
         plain = pathlib.Path(scratch)
         write_file(plain / "model.safetensors", official_again(recast, official, decoded))
         (plain / "config.json").write_text(json.dumps(config_json(recast.spec)))
-        model = Model(plain)
-        ids, output = draw_ids(model, seed)
-    write_expected(folder, ids, output)
+        ids, output = draw_ids(Model(plain), seed)
+        write_expected(folder, ids, output, Model(plain, recast.rounds))
     print(f"{recast.name}: routing margin {output.margin:.1e}, "
           f"logits std {float(output.logits.std()):.2f}", flush=True)
 
