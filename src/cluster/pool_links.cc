@@ -1,5 +1,6 @@
 #include "cluster/pool_links.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -61,7 +62,8 @@ void PoolLinks::on_tick(Time now, bool idle) {
   }
   if (now >= round_checks_until_) round_checks_.clear();
   if (in_round()) return begin(now);
-  if (!idle || now < quiet_until_) return;
+  if (!idle) quiet_until_ = std::max(quiet_until_, now + kIdleFor);
+  if (now < quiet_until_) return;
   std::vector<LinkSurvey::Pair> again;
   for (const auto& [pair, link] : links_.all()) {
     if (!link.found.error.empty() && now - link.at >= kRetryAfter) {

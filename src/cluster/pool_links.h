@@ -30,6 +30,8 @@ class PoolLinks {
   using Ask = std::function<void(NodeId from, std::uint64_t id, std::optional<NodeId> to)>;
   // After a machine came: the others hear of it meanwhile.
   static constexpr Duration kSettle = std::chrono::milliseconds(500);
+  // After an answer: the next turn of a conversation, or of a program, is often there in a moment.
+  static constexpr Duration kIdleFor = std::chrono::seconds(2);
   static constexpr Duration kRetryAfter = std::chrono::seconds(60);  // where there was an error
   static constexpr Duration kChecksTime = std::chrono::seconds(5);
 

@@ -52,6 +52,7 @@ TEST_F(PoolLinksTest, ANewMachineIsMeasuredBothWaysWhenThePoolIsIdle) {
   join(kA);
   EXPECT_TRUE(tick(PoolLinks::kSettle - 1ms, true).empty());
   EXPECT_TRUE(tick(1ms, false).empty());
+  EXPECT_TRUE(tick(PoolLinks::kIdleFor - 1ms, true).empty());  // between two answers
   auto asked = tick(1ms, true);
   ASSERT_EQ(asked.size(), 1u);
   const NodeId first = asked[0].from;
@@ -76,7 +77,7 @@ TEST_F(PoolLinksTest, WhatFailedIsTriedAgainLater) {
   EXPECT_NE(late->found.error, "");
   EXPECT_TRUE(tick(1s, true).empty());
   EXPECT_TRUE(tick(PoolLinks::kRetryAfter, false).empty());
-  EXPECT_EQ(tick(1ms, true).size(), 1u);
+  EXPECT_EQ(tick(PoolLinks::kIdleFor, true).size(), 1u);
 }
 
 TEST_F(PoolLinksTest, OnlyWhoWasAskedMayAnswer) {

@@ -8,7 +8,10 @@
 namespace conclave::transport {
 namespace {
 
-constexpr Duration kSpin = std::chrono::microseconds(200);
+// The slowest of the ranks, on whom all wait at the end of each phase of a layer, is late by tenths
+// of a millisecond, sometimes by more. A processor that slept needs about a tenth itself to be
+// back.
+constexpr Duration kSpin = std::chrono::milliseconds(2);
 
 }  // namespace
 
