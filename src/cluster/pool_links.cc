@@ -18,7 +18,7 @@ void PoolLinks::on_hello(Time now, NodeId node) {
     pairs.push_back({other, node});
   }
   survey_.add(pairs);
-  quiet_until_ = now + kSettle;
+  quiet_until_ = std::max(quiet_until_, now + kSettle);
   if (in_round()) {  // what it was asked before its connection ended is lost
     round_checks_.insert(node);
     ask_(node, 0, std::nullopt);
@@ -61,8 +61,8 @@ void PoolLinks::on_tick(Time now, bool idle) {
     finish(now, late, std::move(found));
   }
   if (now >= round_checks_until_) round_checks_.clear();
-  if (in_round()) return begin(now);
   if (!idle) quiet_until_ = std::max(quiet_until_, now + kIdleFor);
+  if (in_round()) return begin(now);
   if (now < quiet_until_) return;
   std::vector<LinkSurvey::Pair> again;
   for (const auto& [pair, link] : links_.all()) {

@@ -2,7 +2,7 @@
 // somebody asks. Sans-I/O: `ask` tells a machine to measure, on_answer() brings what it found.
 //
 // A measurement fills a cable for some tens of milliseconds. Those that nobody waits for begin only
-// while the pool is idle.
+// when the pool has been idle for a while.
 //
 // Threads: one.
 #pragma once
@@ -30,7 +30,7 @@ class PoolLinks {
   using Ask = std::function<void(NodeId from, std::uint64_t id, std::optional<NodeId> to)>;
   // After a machine came: the others hear of it meanwhile.
   static constexpr Duration kSettle = std::chrono::milliseconds(500);
-  // After an answer: the next turn of a conversation, or of a program, is often there in a moment.
+  // After an answer or a load: the next turn of a conversation is often there in a moment.
   static constexpr Duration kIdleFor = std::chrono::seconds(2);
   static constexpr Duration kRetryAfter = std::chrono::seconds(60);  // where there was an error
   static constexpr Duration kChecksTime = std::chrono::seconds(5);

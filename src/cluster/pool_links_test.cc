@@ -66,6 +66,24 @@ TEST_F(PoolLinksTest, ANewMachineIsMeasuredBothWaysWhenThePoolIsIdle) {
   EXPECT_TRUE(tick(1h, true).empty());  // once
 }
 
+TEST_F(PoolLinksTest, NeitherANewMachineNorARoundCutsThePauseAfterAnAnswerShort) {
+  join(kHeadNode);
+  tick(1s, false);
+  join(kA);
+  EXPECT_TRUE(tick(PoolLinks::kIdleFor - 1ms, true).empty());
+  EXPECT_EQ(tick(1ms, true).size(), 1u);
+
+  links_.begin_round(now_);
+  tick(1ms, false);  // an answer begins and ends within the round
+  links_.on_gone(kA);
+  join(kA);
+  links_.on_answer(now_, kHeadNode, {});
+  answer_checks(kHeadNode);
+  answer_checks(kA);
+  EXPECT_TRUE(tick(PoolLinks::kIdleFor - 1ms, true).empty());
+  EXPECT_EQ(tick(1ms, true).size(), 1u);
+}
+
 TEST_F(PoolLinksTest, WhatFailedIsTriedAgainLater) {
   join(kHeadNode);
   join(kA);

@@ -48,20 +48,24 @@ void look_up_iq4(Unit& unit) {
   for (std::uint8_t& code : unit.codes) code = kIq4Table[code];
 }
 
-// Q4_0, Q4_1, Q5_0 and Q5_1: a scale, an offset or else a zero in the middle, the fifth bits of
-// all codes, the other four of each.
-Unit read_small(const std::byte* block, bool has_offset, bool five_bits, bool high) {
+struct Q4Or5 {
+  bool has_offset;  // Q4_1 and Q5_1; the others have a zero in the middle
+  bool five_bits;
+};
+
+// Q4_0, Q4_1, Q5_0 and Q5_1: a scale, the offset, the fifth bits of all codes, the others of each.
+Unit read_q4_or_q5(const std::byte* block, const Q4Or5& form, bool high) {
   Unit unit;
   unit.scale = f16_at(block);
-  unit.has_offset = has_offset;
-  if (has_offset) {
+  unit.has_offset = form.has_offset;
+  if (form.has_offset) {
     unit.offset = f16_at(block + 2);
   } else {
-    unit.zero = five_bits ? 16 : 8;
+    unit.zero = form.five_bits ? 16 : 8;
   }
-  const std::byte* codes = block + (has_offset ? 4 : 2);
-  read_nibbles(codes + (five_bits ? 4 : 0), high, unit);
-  if (five_bits) add_fifth_bits(codes, high, unit);
+  const std::byte* codes = block + (form.has_offset ? 4 : 2);
+  read_nibbles(codes + (form.five_bits ? 4 : 0), high, unit);
+  if (form.five_bits) add_fifth_bits(codes, high, unit);
   return unit;
 }
 
@@ -296,13 +300,13 @@ Unit read_unit(const SourceMatrix& m, std::size_t row, std::size_t unit) {
   const std::size_t in_block = unit % units;
   switch (m.format) {
     case SourceFormat::kQ4_0:
-      return read_small(block, false, false, in_block == 1);
+      return read_q4_or_q5(block, {.has_offset = false, .five_bits = false}, in_block == 1);
     case SourceFormat::kQ4_1:
-      return read_small(block, true, false, in_block == 1);
+      return read_q4_or_q5(block, {.has_offset = true, .five_bits = false}, in_block == 1);
     case SourceFormat::kQ5_0:
-      return read_small(block, false, true, in_block == 1);
+      return read_q4_or_q5(block, {.has_offset = false, .five_bits = true}, in_block == 1);
     case SourceFormat::kQ5_1:
-      return read_small(block, true, true, in_block == 1);
+      return read_q4_or_q5(block, {.has_offset = true, .five_bits = true}, in_block == 1);
     case SourceFormat::kQ8_0:
       return read_q8_0(block, in_block == 1);
     case SourceFormat::kIq4Nl:

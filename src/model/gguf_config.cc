@@ -164,11 +164,13 @@ Result<json> read_grouped(const Keys& keys, const GroupedFamily& family) {
   const std::uint64_t head =
       TRY(keys.count_or("attention.key_length", heads > 0 ? hidden / heads : hidden));
   out["head_dim"] = head;
-  TRY(add_experts(keys, family.count_field, out));
   const std::uint64_t rotated = TRY(keys.count_or("rope.dimension_count", head));
-  if (rotated == head || family.model_type == "glm4_moe") return out;
-  return unsupported(keys.file().label() + ": " + keys.full("rope.dimension_count") + ": " +
-                     std::to_string(rotated) + ", expected " + std::to_string(head));
+  if (rotated != head && family.model_type != "glm4_moe") {
+    return unsupported(keys.file().label() + ": " + keys.full("rope.dimension_count") + ": " +
+                       std::to_string(rotated) + ", expected " + std::to_string(head));
+  }
+  TRY(add_experts(keys, family.count_field, out));
+  return out;
 }
 
 // 1 softmax, 2 sigmoid; where the file does not say, a selection bias gives it away.

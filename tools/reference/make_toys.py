@@ -45,7 +45,7 @@ def draw_ids(model: Model, seed: int) -> tuple[list[int], Output]:
 
 def rounding_p99(rounded: Model, ids: list[int], exact: Output) -> float:
     """The 99th percentile of the positions' relative errors in float64 with rounded activations
-    and the experts of the exact pass: no kernel that rounds so can be better."""
+    and the experts of the exact pass: about what any kernel that rounds so loses."""
     logits = rounded.forward(ids, exact.experts).logits
     return float(np.quantile(relative_errors(logits, exact.logits), 0.99))
 

@@ -65,7 +65,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 def round_to_int8(x: np.ndarray) -> np.ndarray:
     """Rounds activations to 8 bits in groups of 32 inputs, as the engine's fast path does before
-    it multiplies with weights that are whole numbers."""
+    it multiplies with weights that are whole numbers (in long chunks not with those of kv_b)."""
     width = x.shape[-1]
     groups = np.pad(x, [(0, 0), (0, -width % ROUNDED_GROUP)]).reshape(len(x), -1, ROUNDED_GROUP)
     scales = np.abs(groups).max(axis=2, keepdims=True) / 127.0
@@ -332,7 +332,7 @@ class Model:
         c = rms_norm(latent[:, :config.kv_lora_rank], norm, INNER_NORM_EPS)
         k_rope = rotate(latent[:, config.kv_lora_rank:], config)
         q_nope, q_rope = q[..., :config.qk_nope], rotate(q[..., config.qk_nope:], config)
-        kv = self._times(c, prefix + "kv_b_proj").reshape(len(x), config.heads, -1)
+        kv = (c @ self.weights.matrix(prefix + "kv_b_proj").T).reshape(len(x), config.heads, -1)
         k_nope, v = kv[..., :config.qk_nope], kv[..., config.qk_nope:]
 
         heads = []

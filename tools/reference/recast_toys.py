@@ -66,9 +66,7 @@ class Recast:
 
     def rounds(self, name: str) -> bool:
         """Whether the engine rounds what meets an official linear: codes are whole numbers."""
-        module = name.replace(".experts.", ".switch_mlp.")
-        if self.split_kv and self.form != "packed":
-            module = module.replace("kv_b_proj", "unembed_out")
+        module = name.replace(".experts.", ".switch_mlp.").replace("gate_up_proj", "gate_proj")
         return self.kind(module) not in (None, "F32", "F16", "BF16")
 
 

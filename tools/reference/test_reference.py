@@ -17,6 +17,7 @@ import model
 import number_formats
 import safetensors_io
 from model_config import ModelConfig, Yarn, parse_config
+from recast_toys import all_recasts
 from toy_specs import all_specs, config_json, fields
 
 
@@ -126,6 +127,35 @@ class Router(unittest.TestCase):
         bias = np.array([-1.0, -2.0, -1.1, -3.0])
         routing = model.route(config, np.zeros((1, 4)), bias)
         self.assertEqual(routing.experts.tolist(), [[0, 1]])
+
+
+    def test_forced_experts_get_their_own_weights(self) -> None:
+        config = kimi_config(experts=4, experts_per_token=2, groups=1, groups_kept=1)
+        routing = model.route(config, np.array([[3.0, 2.0, 1.0, 0.0]]), np.zeros(4),
+                              np.array([[3, 2]]))
+        self.assertEqual(routing.experts.tolist(), [[3, 2]])
+        scores = 1.0 / (1.0 + np.exp([0.0, -1.0]))
+        np.testing.assert_allclose(routing.weights[0], scores / scores.sum() * 2.827, rtol=1e-12)
+
+
+class Rounding(unittest.TestCase):
+    """Activations of the fast path."""
+
+    def test_each_group_of_32_has_its_scale(self) -> None:
+        x = np.concatenate([np.linspace(-127.0, 127.0, 32), [254.0, 3.0, -1.0, 0.9]])[None, :]
+        rounded = model.round_to_int8(x)[0]
+        np.testing.assert_array_equal(rounded[:32], np.rint(x[0, :32]))
+        np.testing.assert_array_equal(rounded[32:], [254.0, 4.0, 0.0, 0.0])  # halves to even
+
+    def test_zeros_stay(self) -> None:
+        np.testing.assert_array_equal(model.round_to_int8(np.zeros((2, 40))), np.zeros((2, 40)))
+
+    def test_what_meets_whole_numbers_is_rounded(self) -> None:
+        recast = next(one for one in all_recasts() if one.name == "gguf_mixed")
+        prefix = "model.layers.1.mlp."
+        self.assertTrue(recast.rounds(prefix + "experts.up_proj"))
+        self.assertFalse(recast.rounds(prefix + "experts.gate_proj"))
+        self.assertFalse(recast.rounds(prefix + "shared_experts.up_proj"))
 
 
 class Configs(unittest.TestCase):
