@@ -147,8 +147,9 @@ std::array<std::byte, kBulkAnswerSize> encode(const BulkAnswer& answer) {
   CHECK(answer.bytes <= bytes_max(answer.kind));
   std::array<std::byte, kBulkAnswerSize> bytes{};
   put_little_endian(bytes, 0, static_cast<std::uint8_t>(answer.kind));
-  if (answer.kind == BulkKind::kRefused)
+  if (answer.kind == BulkKind::kRefused) {
     put_little_endian(bytes, 1, static_cast<std::uint8_t>(answer.code));
+  }
   put_little_endian(bytes, 8, answer.id);
   put_little_endian(bytes, 16, answer.bytes);
   if (answer.kind == BulkKind::kEcho) {

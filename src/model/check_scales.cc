@@ -15,8 +15,9 @@ std::optional<std::size_t> first_bad(std::span<const std::byte> bytes, const IsB
   for (std::size_t begin = 0; begin < count; begin += kBlock) {
     const std::size_t end = std::min(begin + kBlock, count);
     std::uint32_t n_bad = 0;
-    for (std::size_t i = begin; i < end; ++i)
+    for (std::size_t i = begin; i < end; ++i) {
       n_bad += is_bad(nth_little_endian<T>(bytes, i)) ? 1u : 0u;
+    }
     if (n_bad == 0) continue;
     for (std::size_t i = begin; i < end; ++i) {
       if (is_bad(nth_little_endian<T>(bytes, i))) return i;

@@ -232,12 +232,13 @@ Result<Linear> MatrixTaker::take_packed(const std::string& name, MatrixShape sha
                        (found_scales == nullptr || found_scales->dtype != DType::kF16);
   const std::size_t per_word = 32 / scheme.bits;
   const std::size_t groups = shape.cols / scheme.group;
-  const std::span<const DType> types = kPlainTypes;  // BF16 is the first
+  constexpr std::array kKimiScales = {DType::kBF16};
+  std::span<const DType> scale_types = kPlainTypes;
+  if (as_kimi) scale_types = kKimiScales;
   Linear linear;
   linear.weights = TRY(tensors_.take(name + ".weight_packed", std::array{DType::kI32},
                                      {shape.rows, shape.cols / per_word}));
-  linear.scales = TRY(tensors_.take(name + ".weight_scale", as_kimi ? types.first(1) : types,
-                                    {shape.rows, groups}));
+  linear.scales = TRY(tensors_.take(name + ".weight_scale", scale_types, {shape.rows, groups}));
   if (tensors_.find(name + ".weight_shape") != nullptr) {
     linear.shape =
         TRY(tensors_.take(name + ".weight_shape", std::array{DType::kI32, DType::kI64}, {2}));

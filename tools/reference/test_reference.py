@@ -128,7 +128,6 @@ class Router(unittest.TestCase):
         routing = model.route(config, np.zeros((1, 4)), bias)
         self.assertEqual(routing.experts.tolist(), [[0, 1]])
 
-
     def test_forced_experts_get_their_own_weights(self) -> None:
         config = kimi_config(experts=4, experts_per_token=2, groups=1, groups_kept=1)
         routing = model.route(config, np.array([[3.0, 2.0, 1.0, 0.0]]), np.zeros(4),
