@@ -11,6 +11,10 @@ namespace {
 
 constexpr Time kPast{};
 constexpr Duration kCheckPeriod = std::chrono::milliseconds(250);
+// A turn of somebody else's that is no mere message: then asking is off for a while. Who sleeps is
+// woken before those who compute, who yields comes after them.
+constexpr Duration kTurn = std::chrono::microseconds(500);
+constexpr Duration kCrowdedFor = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -67,22 +71,29 @@ std::optional<Received> LinkTransport::epoch_over() const {
   return std::nullopt;
 }
 
+// False: somebody else had a turn.
+bool LinkTransport::yield_briefly(Time now) {
+  std::this_thread::yield();
+  const Time after = clock_.now();
+  if (after - now < kTurn) return true;
+  crowded_until_ = after + kCrowdedFor;
+  return false;
+}
+
 Received LinkTransport::receive(Time deadline) {
   note_loss();
   if (const auto over = epoch_over()) return *over;
-  Time spin_until = Time::max();  // set when there is nothing to read for the first time
+  std::optional<Time> spin_until;  // set when there is nothing to read for the first time
   for (;;) {
     write_queued();
     if (const auto received = read_any()) return *received;
     if (note_loss()) return *epoch_over();
 
     const Time now = clock_.now();
-    if (now < deadline && spin_ > Duration::zero()) {
-      if (spin_until == Time::max()) spin_until = now + spin_;
-      if (now < spin_until) {
-        std::this_thread::yield();
-        continue;
-      }
+    if (!spin_until) spin_until = now < crowded_until_ ? now : now + spin_;
+    if (now < std::min(deadline, *spin_until)) {
+      if (!yield_briefly(now)) spin_until = now;
+      continue;
     }
     wait(now < deadline ? deadline : kPast, true);
     if (interrupted_) return *epoch_over();

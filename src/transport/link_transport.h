@@ -34,6 +34,7 @@ class LinkTransport final : public Transport {
   std::optional<Received> read_any();
   bool note_loss();
   std::optional<Received> epoch_over() const;
+  bool yield_briefly(Time now);
   void wait(Time deadline, bool to_read);
 
   const Clock& clock_;
@@ -46,6 +47,7 @@ class LinkTransport final : public Transport {
   std::optional<Rank> lost_;  // the first one
   bool interrupted_ = false;
   Time next_check_{};        // of silence
+  Time crowded_until_{};     // others want this processor
   std::vector<pollfd> fds_;  // of wait(), kept for their memory; and whose they are
   std::vector<Link*> waiting_;
   mutable std::vector<LinkStats> stats_;  // what stats() gives out a view of
