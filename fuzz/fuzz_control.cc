@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "cluster/control_connection.h"
+#include "cluster/facts.h"
 #include "cluster/pairing.h"
 
 namespace conclave::cluster {
@@ -36,13 +37,17 @@ void read_message(std::string_view payload) {
     PairingDesk desk(PairingOptions{}, [](std::span<std::byte> bytes) {
       for (std::byte& byte : bytes) byte = std::byte{'t'};
     });
-    CHECK(desk.issue(Time{}).has_value());
+    CHECK(desk.issue({}).has_value());
     Membership members = head.members;
-    const auto member = desk.admit(
-        *request, {.peer = transport::fingerprint_of(key), .now = Time{}, .unix_seconds = 1},
-        members);
+    const auto member =
+        desk.admit(*request, {.peer = transport::fingerprint_of(key), .at = {Time{}, 1}}, members);
     CHECK(members.members().size() == (member.has_value() ? 1u : 0u));
     if (member) CHECK(verify(sign(members, head.identity), head.identity.fingerprint()));
+  }
+  if (auto message = wire::parse<wire::pb::FromNode>(payload)) {
+    static_cast<void>(check(message->hello()));
+    const bool fit = message->has_report() && clean(*message->mutable_report());
+    if (fit) CHECK(message->report().error().size() <= kCleanTextMax);
   }
   if (const auto list = wire::parse<wire::pb::MemberList>(payload)) {
     const auto members = Membership::from_list(*list);

@@ -214,7 +214,8 @@ std::string AdminServer::answer(std::string_view request) const {
   if (request.size() > kAdminRequestMax) return error_line("the request is too long");
   if (!nlohmann::json::accept(request)) return error_line("the request is no JSON document");
   std::string document = handler_(request);
-  CHECK(document.size() < kAdminAnswerMax && nlohmann::json::accept(document));
+  if (document.size() >= kAdminAnswerMax) return error_line("the answer is too long");
+  CHECK(nlohmann::json::accept(document));
   return one_line(std::move(document));
 }
 

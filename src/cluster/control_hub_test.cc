@@ -503,7 +503,7 @@ class PairingFlowTest : public ControlHubTest {
     for (const OpenedConnection& connection : head_.opened) {
       if (connection.id == id) peer = connection.peer;
     }
-    const PairVisit visit{.peer = peer, .now = now(), .unix_seconds = 1};
+    const PairVisit visit{.peer = peer, .at = {now(), 1}};
     const auto member = desk_.admit(*request, visit, members_);
     if (member) head_.trust[peer] = Trust::kMember;
     head_.hub->send(id,
@@ -514,7 +514,7 @@ class PairingFlowTest : public ControlHubTest {
   std::string new_code() {
     return encode({.addresses = {{"127.0.0.1", port_}},
                    .head = pin_of(head_.identity.fingerprint()),
-                   .token = desk_.issue(now()).value()})
+                   .token = desk_.issue({now(), 1}).value()})
         .value();
   }
 

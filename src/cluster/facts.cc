@@ -4,10 +4,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "cluster/bulk_messages.h"
+
 namespace conclave::cluster {
 namespace {
 
 constexpr std::size_t kNameMax = 64;
+constexpr std::uint32_t kPortMax = 65535;
+constexpr int kModelsMax = 4096;  // whose files one machine has
 constexpr double kBytesMax = 1e15;
 constexpr double kRateMax = 1e15;
 constexpr double kFlopsMax = 1e18;
@@ -20,7 +24,7 @@ double within(double value, double lowest, double highest) {
   return std::isfinite(value) ? std::clamp(value, lowest, highest) : lowest;
 }
 
-std::string printable(const std::string& name) {
+std::string name_from(const std::string& name) {
   std::string text;
   for (const char c : name.substr(0, kNameMax)) {
     if (c > ' ' && c < 127) text.push_back(c);
@@ -50,7 +54,7 @@ wire::pb::MachineFacts to_message(const plan::Machine& machine) {
 
 plan::Machine machine_from(const wire::pb::MachineFacts& facts) {
   plan::Machine machine;
-  machine.name = printable(facts.name());
+  machine.name = name_from(facts.name());
   machine.title = machine.name;
   machine.device = plan::DeviceClass::kCpu;
   machine.memory_bytes = within(static_cast<double>(facts.memory_bytes()), 1.0, kBytesMax);
@@ -87,7 +91,7 @@ wire::pb::Endpoint to_message(const transport::Endpoint& endpoint) {
 
 Result<transport::Endpoint> from_message(const wire::pb::Endpoint& message) {
   transport::Endpoint endpoint;
-  if (message.port() > 65535) {
+  if (message.port() > kPortMax) {
     return corrupt("endpoint: port " + std::to_string(message.port()));
   }
   if (message.fingerprint().size() != endpoint.fingerprint.size()) {
@@ -101,6 +105,28 @@ Result<transport::Endpoint> from_message(const wire::pb::Endpoint& message) {
   endpoint.clear = message.clear();
   endpoint.host_id = message.host_id();
   return endpoint;
+}
+
+std::string clean_text(const std::string& text) { return printable(text.substr(0, kCleanTextMax)); }
+
+Result<void> check(const wire::pb::Hello& hello) {
+  if (hello.bulk_port() > kPortMax) {
+    return corrupt("hello: port " + std::to_string(hello.bulk_port()));
+  }
+  if (hello.models_size() > kModelsMax) {
+    return corrupt("hello: " + std::to_string(hello.models_size()) + " models");
+  }
+  return {};
+}
+
+Result<void> clean(wire::pb::Report& report) {
+  report.set_error(clean_text(report.error()));
+  report.set_backend(clean_text(report.backend()));
+  if (report.has_broken()) {
+    report.mutable_broken()->set_reason(clean_text(report.broken().reason()));
+  }
+  if (report.has_data()) TRY(from_message(report.data()));
+  return {};
 }
 
 }  // namespace conclave::cluster

@@ -74,5 +74,26 @@ TEST(Facts, EndpointsAreChecked) {
   EXPECT_FALSE(from_message(message));
 }
 
+TEST(Facts, WhatAMemberSaysIsChecked) {
+  wire::pb::Hello hello;
+  hello.set_bulk_port(65535);
+  EXPECT_TRUE(check(hello));
+  hello.set_bulk_port(65536);
+  EXPECT_EQ(check(hello).error().code, ErrorCode::kCorrupt);
+  hello.set_bulk_port(1);
+  for (std::uint64_t model = 0; model < 5000; ++model) hello.add_models(model);
+  EXPECT_EQ(check(hello).error().code, ErrorCode::kCorrupt);
+
+  wire::pb::Report report;
+  report.set_error(std::string(1000, '\n'));
+  report.mutable_broken()->set_reason("\x1b[31mred");
+  ASSERT_TRUE(clean(report));
+  EXPECT_EQ(report.error(), std::string(kCleanTextMax, '?'));
+  EXPECT_EQ(report.broken().reason(), "?[31mred");
+  EXPECT_FALSE(report.has_data());
+  report.mutable_data()->set_fingerprint("short");
+  EXPECT_EQ(clean(report).error().code, ErrorCode::kCorrupt);
+}
+
 }  // namespace
 }  // namespace conclave::cluster

@@ -275,24 +275,24 @@ Result<PairCode> parse_pair_code(std::string_view text) {
 PairingDesk::PairingDesk(PairingOptions options, FillRandom fill_random)
     : options_(options), fill_random_(std::move(fill_random)) {}
 
-std::size_t PairingDesk::n_open(Time now) const {
-  return static_cast<std::size_t>(
-      std::count_if(issued_.begin(), issued_.end(),
-                    [now](const Issued& code) { return !code.used && now < code.expires; }));
+std::size_t PairingDesk::n_open(PairMoment at) const {
+  return static_cast<std::size_t>(std::count_if(
+      issued_.begin(), issued_.end(), [at](const Issued& code) { return code.open(at); }));
 }
 
-Result<PairToken> PairingDesk::issue(Time now) {
-  if (n_open(now) >= options_.codes_max) {
+Result<PairToken> PairingDesk::issue(PairMoment at) {
+  if (n_open(at) >= options_.codes_max) {
     return exhausted(std::to_string(options_.codes_max) +
                      " pairing codes are open, which is the most; each expires by itself");
   }
   if (issued_.size() >= options_.codes_max + kClosedMax) {
     // Fewer than codes_max are open, so there is a closed one.
-    issued_.erase(std::find_if(issued_.begin(), issued_.end(), [now](const Issued& code) {
-      return code.used || now >= code.expires;
-    }));
+    issued_.erase(std::find_if(issued_.begin(), issued_.end(),
+                               [at](const Issued& code) { return !code.open(at); }));
   }
-  Issued code{.expires = now + options_.lifetime};
+  const auto lifetime = std::chrono::duration_cast<std::chrono::seconds>(options_.lifetime);
+  const auto lifetime_s = static_cast<std::uint64_t>(lifetime.count());
+  Issued code{.expires = {at.now + options_.lifetime, at.unix_seconds + lifetime_s}};
   fill_random_(code.token);
   issued_.push_back(code);
   return code.token;
@@ -306,7 +306,8 @@ void PairingDesk::count_wrong(Time now) {
   paused_until_ = now + options_.pause;
 }
 
-Result<void> PairingDesk::redeem(std::string_view token, Time now) {
+Result<void> PairingDesk::redeem(std::string_view token, PairMoment at) {
+  const Time now = at.now;
   if (now < paused_until_) {
     return unavailable("too many wrong pairing codes were tried; try again in " +
                        std::to_string(static_cast<int>(seconds(paused_until_ - now)) + 1) + " s");
@@ -322,7 +323,7 @@ Result<void> PairingDesk::redeem(std::string_view token, Time now) {
   if (found->used) {
     return invalid_input(std::string("this pairing code was used already") + kAskForAnother);
   }
-  if (now >= found->expires) {
+  if (!found->open(at)) {
     return invalid_input(std::string("this pairing code has expired") + kAskForAnother);
   }
   found->used = true;
@@ -340,11 +341,11 @@ Result<Member> PairingDesk::admit(const wire::pb::PairRequest& request, const Pa
   if (visitor.fingerprint != visit.peer) {
     return corrupt("the pairing request shows another key than its connection");
   }
-  visitor.added_at = visit.unix_seconds;
+  visitor.added_at = visit.at.unix_seconds;
   // Added to a copy first: a pool that is full does not cost the code.
   Membership with_visitor = members;
   const Member added = TRY(with_visitor.add(std::move(visitor)));
-  if (members.find(visit.peer) == nullptr) TRY(redeem(request.token(), visit.now));
+  if (members.find(visit.peer) == nullptr) TRY(redeem(request.token(), visit.at));
   members = std::move(with_visitor);
   return added;
 }

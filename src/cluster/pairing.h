@@ -61,11 +61,17 @@ struct PairingOptions {
   Duration pause = std::chrono::seconds(10);
 };
 
+// By both clocks: the first stands still while a laptop sleeps, the second may be set. A code has
+// expired when either says so.
+struct PairMoment {
+  Time now{};
+  std::uint64_t unix_seconds = 0;
+};
+
 // Who asks, as the connection proved it, and when.
 struct PairVisit {
   transport::Fingerprint peer{};
-  Time now{};
-  std::uint64_t unix_seconds = 0;
+  PairMoment at{};
 };
 
 class PairingDesk {
@@ -76,11 +82,11 @@ class PairingDesk {
   PairingDesk(PairingOptions options, FillRandom fill_random);
 
   // kExhausted: codes_max are open.
-  Result<PairToken> issue(Time now);
+  Result<PairToken> issue(PairMoment at);
 
   // Takes the token, once. kInvalidInput: unknown, used or expired; kUnavailable: too many wrong
   // ones were tried.
-  Result<void> redeem(std::string_view token, Time now);
+  Result<void> redeem(std::string_view token, PairMoment at);
 
   // Redeems the token and adds the visitor to `members`, which the caller saves before it answers.
   // A member needs no token: its first answer may have been lost. Errors as redeem() and
@@ -89,13 +95,17 @@ class PairingDesk {
   Result<Member> admit(const wire::pb::PairRequest& request, const PairVisit& visit,
                        Membership& members);
 
-  std::size_t n_open(Time now) const;
+  std::size_t n_open(PairMoment at) const;
 
  private:
   struct Issued {
     PairToken token{};
-    Time expires{};
+    PairMoment expires{};
     bool used = false;
+
+    bool open(PairMoment at) const {
+      return !used && at.now < expires.now && at.unix_seconds < expires.unix_seconds;
+    }
   };
   void count_wrong(Time now);
 

@@ -114,18 +114,21 @@ TEST(PairCode, SaysWhatIsWrong) {
 
 class PairingDeskTest : public ::testing::Test {
  protected:
-  PairToken issue() { return desk_.issue(now_).value(); }
-  Result<void> redeem(const PairToken& token) { return desk_.redeem(text(token), now_); }
+  PairToken issue() { return desk_.issue({now_, unix_seconds_}).value(); }
+  Result<void> redeem(const PairToken& token) {
+    return desk_.redeem(text(token), {now_, unix_seconds_});
+  }
 
   Time now_{1h};
+  std::uint64_t unix_seconds_ = 1'800'000'000;
   PairingDesk desk_{PairingOptions{}, numbers(7)};
 };
 
 TEST_F(PairingDeskTest, ATokenIsTakenOnce) {
   const PairToken token = issue();
-  EXPECT_EQ(desk_.n_open(now_), 1u);
+  EXPECT_EQ(desk_.n_open({now_, unix_seconds_}), 1u);
   EXPECT_TRUE(redeem(token).has_value());
-  EXPECT_EQ(desk_.n_open(now_), 0u);
+  EXPECT_EQ(desk_.n_open({now_, unix_seconds_}), 0u);
   EXPECT_NE(redeem(token).error().message.find("used already"), std::string::npos);
 }
 
@@ -138,13 +141,23 @@ TEST_F(PairingDeskTest, ATokenExpires) {
   EXPECT_NE(redeem(token).error().message.find("expired"), std::string::npos);
 }
 
+// A laptop that sleeps: its steady clock stands still.
+TEST_F(PairingDeskTest, ATokenExpiresByTheClockOnTheWallToo) {
+  const PairToken token = issue();
+  unix_seconds_ += 599;
+  EXPECT_EQ(desk_.n_open({now_, unix_seconds_}), 1u);
+  unix_seconds_ += 1;
+  EXPECT_EQ(desk_.n_open({now_, unix_seconds_}), 0u);
+  EXPECT_NE(redeem(token).error().message.find("expired"), std::string::npos);
+}
+
 TEST_F(PairingDeskTest, OpenCodesHaveALimit) {
   std::set<PairToken> tokens;
   for (int i = 0; i < 16; ++i) tokens.insert(issue());
   EXPECT_EQ(tokens.size(), 16u);
-  EXPECT_EQ(desk_.issue(now_).error().code, ErrorCode::kExhausted);
+  EXPECT_EQ(desk_.issue({now_, unix_seconds_}).error().code, ErrorCode::kExhausted);
   ASSERT_TRUE(redeem(*tokens.begin()).has_value());
-  EXPECT_TRUE(desk_.issue(now_).has_value());
+  EXPECT_TRUE(desk_.issue({now_, unix_seconds_}).has_value());
   // However many are issued over time, what is remembered stays small and the newest are open.
   now_ += 10min;
   for (int i = 0; i < 1000; ++i) {
@@ -168,7 +181,7 @@ TEST_F(PairingDeskTest, WrongTokensPauseTheDesk) {
 TEST_F(PairingDeskTest, SlowMistakesDoNotPauseIt) {
   const PairToken token = issue();
   for (int i = 0; i < 20; ++i) {
-    EXPECT_EQ(desk_.redeem("wrong", now_).error().code, ErrorCode::kInvalidInput);
+    EXPECT_EQ(desk_.redeem("wrong", {now_, unix_seconds_}).error().code, ErrorCode::kInvalidInput);
     now_ += 15s;
   }
   EXPECT_TRUE(redeem(token).has_value());
@@ -179,15 +192,15 @@ class AdmitTest : public ::testing::Test {
   PairCode issue() {
     return {.addresses = {{"10.0.0.1", 7400}},
             .head = pin_of(head_.fingerprint()),
-            .token = desk_.issue(now_).value()};
+            .token = desk_.issue({now_, unix_seconds_}).value()};
   }
   Result<Member> admit(const wire::pb::PairRequest& request, const Identity& peer) {
-    return desk_.admit(request,
-                       {.peer = peer.fingerprint(), .now = now_, .unix_seconds = 1'800'000'000},
+    return desk_.admit(request, {.peer = peer.fingerprint(), .at = {now_, unix_seconds_}},
                        members_);
   }
 
   Time now_{1h};
+  std::uint64_t unix_seconds_ = 1'800'000'000;
   Identity head_ = Identity::generate("head").value();
   Identity mac_ = Identity::generate("mac").value();
   Identity thief_ = Identity::generate("thief").value();

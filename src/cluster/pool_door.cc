@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "cluster/facts.h"
 
 namespace conclave::cluster {
 namespace {
@@ -147,6 +148,9 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
   const NodeId node = session.node;
   switch (message->body_case()) {
     case wire::pb::FromNode::kHello: {
+      if (const auto ok = check(message->hello()); !ok) {
+        return hub_->close(id, ok.error().message);
+      }
       session.said_hello = true;
       session.bulk_port = message->hello().bulk_port();
       const Member* member = members_.find(session.peer);
@@ -156,6 +160,9 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
     }
     case wire::pb::FromNode::kReport:
       if (!session.said_hello) return hub_->close(id, "a report before the hello");
+      if (const auto ok = clean(*message->mutable_report()); !ok) {
+        return hub_->close(id, ok.error().message);
+      }
       // What the node believes its address to be does not matter: this one works.
       if (message->report().has_data()) {
         message->mutable_report()->mutable_data()->set_host(session.address.host);
@@ -166,7 +173,7 @@ void PoolDoor::on_message(ConnectionId id, std::string_view payload) {
     case wire::pb::FromNode::kMeasured:
       return handlers_.on_measured(node, message->measured());
     case wire::pb::FromNode::kLeaving:
-      return hub_->close(id, message->leaving());
+      return hub_->close(id, clean_text(message->leaving()));
     case wire::pb::FromNode::BODY_NOT_SET:
       return hub_->close(id, "a message without a body");
   }
@@ -184,15 +191,19 @@ void PoolDoor::on_close(ConnectionId id, const std::string& reason) {
   handlers_.on_gone(session.node, reason);
 }
 
+PairMoment PoolDoor::pair_moment() const {
+  return {.now = clock_.now(), .unix_seconds = static_cast<std::uint64_t>(std::time(nullptr))};
+}
+
 void PoolDoor::pair(ConnectionId id, std::string_view payload) {
   const Session& session = sessions_.at(id);
   const auto answer = [&]() -> Result<wire::pb::PairAnswer> {
     const wire::pb::PairRequest request = TRY(wire::parse<wire::pb::PairRequest>(payload));
-    const PairVisit visit{.peer = session.peer,
-                          .now = clock_.now(),
-                          .unix_seconds = static_cast<std::uint64_t>(std::time(nullptr))};
-    const Member member = TRY(desk_.admit(request, visit, members_));
-    TRY(save(state_, members_, identity_));
+    const PairVisit visit{.peer = session.peer, .at = pair_moment()};
+    Membership members = members_;
+    const Member member = TRY(desk_.admit(request, visit, members));
+    TRY(save(state_, members, identity_));  // who is not on the disk is not trusted
+    members_ = std::move(members);
     tell_members();
     spdlog::info("paired name={} from={}", member.name, to_text(session.address));
     return pair_answer(members_, identity_);
@@ -292,7 +303,7 @@ Result<std::string> PoolDoor::issue_code() {
     if (code.addresses.size() < kPairAddressesMax) code.addresses.push_back(address);
   }
   code.head = pin_of(identity_.fingerprint());
-  code.token = TRY(desk_.issue(clock_.now()));
+  code.token = TRY(desk_.issue(pair_moment()));
   return encode(code);
 }
 
@@ -314,8 +325,15 @@ Result<NodeId> PoolDoor::remove(const std::string& name) {
   }
   const transport::Fingerprint peer = member->fingerprint;
   const NodeId node = number_of(peer);
-  TRY(members_.remove(peer));
-  TRY(save(state_, members_, identity_));
+  Membership members = members_;
+  TRY(members.remove(peer));
+  TRY(save(state_, members, identity_));  // else it would be back after a restart
+  members_ = std::move(members);
+  if (const auto connection = by_node_.find(node); connection != by_node_.end()) {
+    wire::pb::ToNode last;
+    last.set_refused("removed from the pool");
+    hub_->send(connection->second, last);
+  }
   hub_->close_peer(peer, "removed from the pool");
   tell_members();
   return node;

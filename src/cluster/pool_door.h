@@ -66,6 +66,7 @@ class PoolDoor {
   void on_message(ConnectionId id, std::string_view payload);
   void on_close(ConnectionId id, const std::string& reason);
   void pair(ConnectionId id, std::string_view payload);
+  PairMoment pair_moment() const;
   void complete_holders(wire::pb::Assignment& assignment) const;
   void tell_members();
 

@@ -197,8 +197,10 @@ void WeightServer::State::take(BulkSession& session, BulkRequest request) {
   const std::lock_guard lock(mutex);
   auto slot = std::make_shared<BulkSlot>(request);
   const bool echo = slot->request.kind == BulkKind::kEcho;
-  const bool allowed = echo || session.model != nullptr;
-  if (slot->request.kind == BulkKind::kModel) {
+  const bool names_model = slot->request.kind == BulkKind::kModel;
+  // Once: what waits to be packed is of the model that was named before it.
+  const bool allowed = echo || names_model == (session.model == nullptr);
+  if (allowed && names_model) {
     const auto found = std::ranges::find_if(models, [&slot](const ServedModel& model) {
       return model.source().fingerprint() == slot->request.model;
     });
@@ -210,7 +212,7 @@ void WeightServer::State::take(BulkSession& session, BulkRequest request) {
     slot->state = SlotState::kReady;
     session.reading = session.model != nullptr;
   } else if (!allowed || session.slots.size() >= limits.requests_max) {
-    slot->fill(!allowed ? invalid_input("bulk request: before it was said which model is meant")
+    slot->fill(!allowed ? invalid_input("bulk request: which model is meant is said first, once")
                         : exhausted("bulk request: more than " +
                                     std::to_string(limits.requests_max) + " at once"));
     slot->state = SlotState::kReady;

@@ -147,6 +147,24 @@ TEST(WeightServer, TheModelComesFirst) {
   EXPECT_TRUE(client.ended());
 }
 
+// What waits to be packed is of the model that was named before it.
+TEST(WeightServer, TheModelIsNamedOnce) {
+  WeightServer server({&ember()}, kClock, {});
+  const Client client(server);
+  const BulkRequest model{.kind = BulkKind::kModel, .id = 1, .model = ember().fingerprint()};
+  const BulkRequest unknown{.kind = BulkKind::kModel, .id = 3, .model = 7};
+  std::vector<std::byte> all;
+  for (const BulkRequest& request : {model, embedding_rows(2), unknown}) {
+    const auto bytes = encode(request);
+    all.insert(all.end(), bytes.begin(), bytes.end());
+  }
+  client.say(all);
+  EXPECT_EQ(client.hear().kind, BulkKind::kModel);
+  EXPECT_EQ(client.hear().kind, BulkKind::kPart);
+  EXPECT_EQ(client.hear().kind, BulkKind::kRefused);
+  EXPECT_TRUE(client.ended());
+}
+
 TEST(WeightServer, WhatTheModelDoesNotHaveIsRefusedAndTheRestIsAnswered) {
   WeightServer server({&ember()}, kClock, {});
   const Client client(server);

@@ -18,6 +18,8 @@ namespace {
 
 constexpr std::size_t kDescriptorsMax = 64;  // in one read
 constexpr std::size_t kKeptMax = 8192;       // memories; more means that the worker is wrong
+// Bytes that a worker has not read: all requests that may be open, and many that were given up.
+constexpr std::size_t kUnreadMax = std::size_t{512} << 20;
 
 }  // namespace
 
@@ -77,6 +79,11 @@ void WorkerHost::tell(const wire::pb::ToWorker& message) {
     return;
   }
   write_worker();
+  if (out_.size() <= kUnreadMax) return;
+  spdlog::warn("worker ended reason=\"it has not read {} bytes\"", out_.size());
+  worker_->close_control();
+  node_.on_worker_closed(clock_.now());
+  act();
 }
 
 // What the node wants done may make it want more.

@@ -356,12 +356,15 @@ void Service::end_all(const ApiError& error) {
 }
 
 void Service::forget(SessionKey key) {
-  std::erase_if(places_, [this, key](const auto& entry) {
+  std::vector<RequestId> ids;
+  std::erase_if(places_, [&ids, key](const auto& entry) {
     if (entry.second.session != key) return false;
-    agent_->cancel(entry.first);
+    ids.push_back(entry.first);
     return true;
   });
   sessions_.erase(key);
+  // Last: it may end other requests, which comes back here.
+  for (const RequestId id : ids) agent_->cancel(id);
 }
 
 void Service::log_end(const ChatSession& session, std::string_view how) const {
