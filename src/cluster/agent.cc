@@ -72,11 +72,10 @@ class Agent::State {
   const AgentStatus& status() const { return status_; }
   HeadStatus pool_status() const { return head_->status(clock_.now()); }
   std::string pool_text() const {
-    return pool_json(pool_status(), history(), doctor_ ? doctor_->links() : LinkTable(),
+    return pool_json(pool_status(), head_->history(), doctor_ ? doctor_->links() : LinkTable(),
                      clock_.now());
   }
   void trace(std::size_t steps_max, TraceGather::Done done);
-  std::vector<HistoryEntry> history() const { return head_->history(); }
   std::uint16_t pool_port() const { return door_ ? door_->port() : std::uint16_t{0}; }
 
  private:
@@ -380,7 +379,7 @@ void Agent::State::log_history() {
 }
 
 void Agent::State::update_status() {
-  const HeadStatus pool = head_->status(clock_.now());
+  const HeadSummary pool = head_->summary(clock_.now());
   if (doctor_) doctor_->poll(pool);
   const bool running = pool.phase == HeadPhase::kRunning;
   was_ready_ = was_ready_ || running;
@@ -428,7 +427,6 @@ void Agent::trace(std::size_t steps_max, std::function<void(std::string json)> d
   state_->trace(steps_max, std::move(done));
 }
 HeadStatus Agent::pool_status() const { return state_->pool_status(); }
-std::vector<HistoryEntry> Agent::history() const { return state_->history(); }
 std::uint16_t Agent::pool_port() const { return state_->pool_port(); }
 
 }  // namespace conclave::cluster

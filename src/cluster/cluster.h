@@ -110,8 +110,8 @@ class Agent {
   // least every 50 ms.
   void poll();
 
-  // May be called from handlers. `request.generated` must be empty and the id new. kExhausted:
-  // requests_max are open; kUnavailable: the agent has failed.
+  // May be called from handlers, and calls those of other requests. `request.generated` must be
+  // empty and the id new. kExhausted: requests_max are open; kUnavailable: the agent has failed.
   Result<void> submit(engine::Request request);
   void cancel(RequestId id);  // no handler is called for it again; unknown ids are ignored
 
@@ -122,7 +122,6 @@ class Agent {
   // Asks every rank for its last `steps_max` steps. `done` gets JSON inside a poll(), when all have
   // answered or after half a second with those that have.
   void trace(std::size_t steps_max, std::function<void(std::string json)> done);
-  std::vector<HistoryEntry> history() const;
   std::uint16_t pool_port() const;  // 0: no pool
 
  private:

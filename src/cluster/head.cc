@@ -51,14 +51,17 @@ void Head::on_hello(Time now, NodeId id, const wire::pb::Hello& hello) {
   State& s = *state_;
   const auto own = s.nodes.find(kHeadNode);
   if (id != kHeadNode && own != s.nodes.end() && own->second.numerics != hello.numerics()) {
-    s.note(now, hello.machine().name() + " needs upgrade: its build computes other bits");
+    if (std::exchange(s.refused_lives[id], hello.life()) != hello.life()) {
+      s.note(now, hello.machine().name() + " needs upgrade: its build computes other bits");
+    }
     s.actions.push_back(RefuseNode{id,
                                    "this build computes other bits than the head's: upgrade both"
                                    " to one version"});
     return;
   }
   NodeState& node = s.nodes[id];
-  node.removed = node.drained = false;  // whoever was removed has been paired again
+  // A drain outlives a lost connection. Whoever was removed has been paired again.
+  if (std::exchange(node.removed, false) || node.life != hello.life()) node.drained = false;
   const bool was_known = node.life != 0;
   node.facts = {id, machine_from(hello.machine())};
   node.numerics = hello.numerics();
@@ -69,6 +72,9 @@ void Head::on_hello(Time now, NodeId id, const wire::pb::Hello& hello) {
     node.report.Clear();
     node.report_sequence = 0;
     node.kv_agrees = false;
+    node.killed_life.reset();  // its workers are counted anew
+    node.banned_until.reset();
+    node.blamed = node.bans = 0;
     if (s.epoch.live && std::ranges::find(s.epoch.ranks, id) != s.epoch.ranks.end()) {
       s.break_epoch(now, node.facts.machine.name + " was started again", true);
     }
@@ -150,9 +156,7 @@ void Head::remove(Time now, NodeId id) {
 
 std::vector<HeadAction> Head::take_actions() { return std::exchange(state_->actions, {}); }
 
-std::vector<HistoryEntry> Head::history() const {
-  return {state_->past.begin(), state_->past.end()};
-}
+const std::deque<HistoryEntry>& Head::history() const { return state_->past; }
 
 const std::string& Head::failure() const { return state_->failure; }
 

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -139,22 +140,25 @@ struct NodeStatus {
   std::uint64_t total_bytes = 0;
 };
 
-struct HeadStatus {
+struct HeadSummary {
   HeadPhase phase = HeadPhase::kGathering;
   std::string text;  // one line for a person
   std::uint32_t epoch = 0;
   std::uint64_t epochs = 0;
   std::uint64_t fresh_epochs = 0;
   std::size_t losses_survived = 0;
-  bool rebuilding = false;  // backups are being loaded
-  std::vector<NodeStatus> nodes;
-  std::uint64_t loaded_bytes = 0;
+  bool rebuilding = false;         // backups are being loaded
+  std::uint64_t loaded_bytes = 0;  // by all machines
   std::uint64_t total_bytes = 0;
   std::size_t context_max = 0;
   std::string backend;
   std::size_t open_requests = 0;
   engine::EngineStats stats;
   const Layout* layout = nullptr;  // null: nothing is placed
+};
+
+struct HeadStatus : HeadSummary {
+  std::vector<NodeStatus> nodes;
 };
 
 class Head {
@@ -187,8 +191,9 @@ class Head {
   void remove(Time now, NodeId node);
 
   std::vector<HeadAction> take_actions();
+  HeadSummary summary(Time now) const;  // cheap: for every turn of a loop
   HeadStatus status(Time now) const;
-  std::vector<HistoryEntry> history() const;
+  const std::deque<HistoryEntry>& history() const;
   // The worker of the head has failed for good; every request fails. Empty: it has not.
   const std::string& failure() const;
 

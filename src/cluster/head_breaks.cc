@@ -50,20 +50,23 @@ void Head::State::find_hung(Time now) {
 
 // Between two nodes that the head both hears, nobody knows who is right. The one that most reports
 // name gives way, if the others can do without it; of two that name each other, the one with the
-// higher number; never the head.
+// higher number; never the head. Who could not join and names nobody has itself to blame.
 void Head::State::find_bad_link(Time now) {
   std::map<NodeId, int> votes;
   for (const NodeId id : epoch.ranks) {
     const wire::pb::Broken& broken = nodes.at(id).report.broken();
     const auto kind = static_cast<Kind>(broken.kind());
-    const bool names_peer = broken.epoch() == epoch.number && kind != Kind::kInterrupted &&
-                            broken.peer() < epoch.ranks.size();
-    if (!names_peer) continue;
+    if (broken.epoch() != epoch.number || kind == Kind::kInterrupted) continue;
     // Who was waited for in vain says more than who was lost, perhaps because it left first.
     const int weight = kind == Kind::kLate ? 2 : 1;
-    votes[id] += weight;
-    votes[epoch.ranks[broken.peer()]] += weight;
+    if (broken.peer() < epoch.ranks.size()) {
+      votes[id] += weight;
+      votes[epoch.ranks[broken.peer()]] += weight;
+    } else if (kind == Kind::kLate) {
+      votes[id] += 2 * weight;
+    }
   }
+  if (votes.size() == 1 && votes.contains(kHeadNode)) return give_up_on_links(kHeadNode);
   votes.erase(kHeadNode);
   std::erase_if(votes, [this](const auto& vote) {
     const NodeState& node = nodes.at(vote.first);
@@ -78,7 +81,7 @@ void Head::State::find_bad_link(Time now) {
   for (const auto& [n, id] : order) {
     if (can_spare(now, id)) return blame(now, nodes.at(id));
   }
-  give_up_on_links(now, order.front().second);
+  give_up_on_links(order.front().second);
 }
 
 // Left out, twice as long each time.
@@ -91,13 +94,13 @@ void Head::State::blame(Time now, NodeState& node) {
 }
 
 // Nobody can be left out: it is tried again, and requests wait, but not for ever.
-void Head::State::give_up_on_links(Time now, NodeId id) {
-  if (!links_bad_since) links_bad_since = now;
-  if (now - *links_bad_since < options.short_limit) return;
-  fail_all(
-      unavailable("the machines that reach each other cannot hold the model: others do not"
-                  " reach " +
-                  name_of(id)));
+void Head::State::give_up_on_links(NodeId id) {
+  if (!links_bad_for) links_bad_for = Duration::zero();
+  if (*links_bad_for < options.short_limit) return;
+  const std::string why =
+      id == kHeadNode ? "the head's rank cannot join: " + nodes.at(id).report.broken().reason()
+                      : "others do not reach " + name_of(id);
+  fail_all(unavailable("the machines that reach each other cannot hold the model: " + why));
 }
 
 bool Head::State::can_spare(Time now, NodeId id) const {

@@ -152,6 +152,37 @@ TEST_F(HeadTest, TheEndOfAChainOfWaitsIsKilled) {
   EXPECT_EQ(members(), nodes({0, 1})) << "others take over at once";
 }
 
+// Its agent counts its workers from 1 again.
+TEST_F(HeadTest, ANewAgentsWorkerIsNotTheOneThatHung) {
+  run(3);
+  wait_for(reports_[2], -1);
+  pass(milliseconds(2100));
+  ASSERT_EQ(assigned_[2].kill_worker(), 1u);
+  hello(2, /*life=*/2);
+  ready(2);
+  EXPECT_EQ(assigned_[2].kill_worker(), 0u);
+}
+
+// It names no peer: an address that means nothing to it, for instance.
+TEST_F(HeadTest, WhoCannotJoinForAReasonOfItsOwnIsLeftOut) {
+  run(3);
+  for (int i = 0; i < 2; ++i) {
+    says_broken(2, collective::Broken::Kind::kLate, transport::kRanksMax);
+    pass(milliseconds(100));
+  }
+  EXPECT_EQ(members(), nodes({0, 1}));
+}
+
+TEST_F(HeadTest, AHeadThatCannotJoinFailsItsRequestsInTime) {
+  run(3);
+  ASSERT_TRUE(submit(1));
+  for (int i = 0; i < 250 && failures_.empty(); ++i) {
+    says_broken(0, collective::Broken::Kind::kLate, transport::kRanksMax);
+    pass(milliseconds(100));
+  }
+  EXPECT_NE(failures_[1].find("the head's rank cannot join: test"), std::string::npos);
+}
+
 TEST_F(HeadTest, ProgressIsNoHang) {
   run(3);
   wait_for(reports_[2], -1);

@@ -93,7 +93,7 @@ void Head::State::check_epoch(Time now) {
   check_stuck(now);
   constexpr Duration kTrusted = std::chrono::seconds(5);
   if (!epoch.live || now - epoch.begun < kTrusted) return;
-  links_bad_since.reset();
+  links_bad_for.reset();
   for (const NodeId id : epoch.ranks) nodes.at(id).blamed = nodes.at(id).bans = 0;
 }
 

@@ -15,6 +15,8 @@ constexpr Duration kTickMax = std::chrono::milliseconds(250);
 void Head::State::tick_nodes(Time now) {
   const Duration passed = std::clamp(now - last_tick, Duration::zero(), kTickMax);
   last_tick = now;
+  if (short_for) *short_for += passed;
+  if (links_bad_for) *links_bad_for += passed;
   for (auto& [id, node] : nodes) {
     if (!node.connected) continue;
     const bool was_alive = alive(node, now);
@@ -76,7 +78,7 @@ bool Head::State::place(Time now, const char* why) {
   layout = std::move(placed).value();
   layout.id = id;
   placing_problem.clear();
-  short_since.reset();
+  short_tried = {};
   holdings_stale = true;
   for (auto& [node, state] : nodes) {
     state.useful_since.reset();
@@ -107,11 +109,11 @@ void Head::State::place_if_needed(Time now) {
 // Requests wait too, but not for ever.
 void Head::State::wait_for_machines(Time now) {
   short_tried = now;
-  if (!short_since) {
-    short_since = now;
+  if (!short_for) {
+    short_for = Duration::zero();
     note(now, shortage());
   }
-  if (now - *short_since >= options.short_limit) fail_all(unavailable(shortage()));
+  if (*short_for >= options.short_limit) fail_all(unavailable(shortage()));
 }
 
 // Those that are not gone yet, when the others cannot do without them any more.
@@ -133,8 +135,20 @@ std::string Head::State::shortage() const {
 // Decides anew who holds what, when something has changed that it depends on.
 void Head::State::plan_holdings(Time now) {
   constexpr Duration kTryAgain = std::chrono::milliseconds(500);
-  if (short_since && now - short_tried < kTryAgain) return;
+  if (short_for && now - short_tried < kTryAgain) return;
   if (!std::exchange(holdings_stale, false)) return;
+  // In whole virtual ranks it may not fit any more; divided anew it may.
+  const auto divide_anew = [&] {
+    return place(now, "the rest holds it differently") && give_out(now);
+  };
+  if (give_out(now) || divide_anew()) return;
+  if (take_drained_back(now) && (give_out(now) || divide_anew())) return;
+  holdings_stale = true;  // until machines come back
+  wait_for_machines(now);
+}
+
+// False: the machines that are there cannot hold everything.
+bool Head::State::give_out(Time now) {
   std::vector<NodeRoom> rooms;
   Holdings before;
   for (const auto& [id, node] : nodes) {
@@ -146,14 +160,9 @@ void Head::State::plan_holdings(Time now) {
   }
   const std::size_t copies = rooms.size() > 1 ? 1 + options.cover_losses : 1;
   const Holdings wanted = assign_holdings(layout, rooms, before, copies);
-  if (!uncovered(layout, wanted).empty()) {
-    // In whole virtual ranks it does not fit any more; divided anew it may.
-    if (place(now, "the rest holds it differently")) return plan_holdings(now);
-    holdings_stale = true;  // until machines come back
-    if (take_drained_back(now)) return plan_holdings(now);
-    return wait_for_machines(now);
-  }
-  short_since.reset();
+  if (!uncovered(layout, wanted).empty()) return false;
+  holdings_stale = false;
+  short_for.reset();
   rebuilding = false;
   for (auto& [id, node] : nodes) {
     const auto it = wanted.find(id);
@@ -166,13 +175,14 @@ void Head::State::plan_holdings(Time now) {
     if (ready(node, now) && !node.drained) now_held[id] = held(node);
   }
   survives = losses_survived(layout, now_held);
+  return true;
 }
 
+// Without its layout, which is large, and its sequence.
 wire::pb::Assignment Head::State::assignment_for(const NodeState& node) const {
   wire::pb::Assignment assignment;
   assignment.set_head(options.life);
   assignment.set_node(node.facts.node.value);
-  if (layout.id != 0) *assignment.mutable_layout() = to_message(layout);
   std::set<std::size_t> hold = node.hold;
   // What it computes it keeps until others do that.
   if (epoch.live && epoch.layout == layout.id) {
@@ -218,9 +228,12 @@ void Head::State::send_assignments(Time now, bool resend) {
   for (auto& [id, node] : nodes) {
     if (!node.connected) continue;
     wire::pb::Assignment assignment = assignment_for(node);
-    const std::string text = assignment.SerializeAsString();
-    if (text == node.last_assignment && !resend) continue;
-    node.last_assignment = text;
+    std::string text = assignment.SerializeAsString();
+    const bool known = text == node.last_assignment && layout.id == node.last_layout;
+    if (known && !resend) continue;
+    node.last_assignment = std::move(text);
+    node.last_layout = layout.id;
+    if (layout.id != 0) *assignment.mutable_layout() = to_message(layout);
     assignment.set_sequence(++node.assignment_sequence);
     actions.push_back(SendAssignment{id, std::move(assignment)});
   }

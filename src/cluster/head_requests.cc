@@ -6,10 +6,10 @@
 
 namespace conclave::cluster {
 
-Result<void> Head::submit(Time now, engine::Request request) {
+Result<void> Head::submit(Time, engine::Request request) {
   State& s = *state_;
   if (!s.failure.empty()) return unavailable(s.failure);
-  if (s.short_since && now - *s.short_since >= s.options.short_limit) {
+  if (s.short_for && *s.short_for >= s.options.short_limit) {
     return unavailable(s.shortage());
   }
   if (s.logs.size() >= s.options.requests_max) {

@@ -34,7 +34,8 @@ struct NodeState {
   std::optional<Time> useful_since;          // ready and not part of the epoch
   std::uint64_t assignment_sequence = 0;
   std::uint64_t epoch_assignment = 0;  // the first one that told it of its last epoch
-  std::string last_assignment;         // as sent, without its sequence
+  std::string last_assignment;         // as sent, without its sequence and layout
+  std::uint64_t last_layout = 0;       // sent with it
 };
 
 struct EpochState {
@@ -65,6 +66,9 @@ struct Head::State {
   std::string name_of(NodeId node) const;
   void fail_all(const Error& error);
 
+  // head_status.cc
+  NodeStatus status_of(const NodeState& node, Time now) const;
+
   // head_nodes.cc
   void tick_nodes(Time now);
   bool alive(const NodeState& node, Time now) const;
@@ -77,6 +81,7 @@ struct Head::State {
   bool take_drained_back(Time now);
   std::string shortage() const;
   void plan_holdings(Time now);
+  bool give_out(Time now);
   void send_assignments(Time now, bool resend);
   wire::pb::Assignment assignment_for(const NodeState& node) const;
   void add_holders(const NodeState& node, wire::pb::Assignment& assignment) const;
@@ -94,7 +99,7 @@ struct Head::State {
   void find_hung(Time now);
   void find_bad_link(Time now);
   void blame(Time now, NodeState& node);
-  void give_up_on_links(Time now, NodeId id);
+  void give_up_on_links(NodeId id);
   bool can_spare(Time now, NodeId id) const;
 
   // head_epochs.cc
@@ -118,6 +123,7 @@ struct Head::State {
   HeadOptions options;
   Placer& placer;
   std::map<NodeId, NodeState> nodes;
+  std::map<NodeId, std::uint64_t> refused_lives;  // of other builds: noted once
   Layout layout;
   EpochState epoch;
   TokenLogs logs;
@@ -125,10 +131,11 @@ struct Head::State {
   std::deque<HistoryEntry> past;
   std::uint64_t n_noted = 0;
   std::string failure;
-  std::string placing_problem;      // why nothing is placed
-  std::optional<Time> short_since;  // nothing can hold the model
+  std::string placing_problem;  // why nothing is placed
+  // Both counted in ticks, as silence is.
+  std::optional<Duration> short_for;      // nothing can hold the model
+  std::optional<Duration> links_bad_for;  // and nobody can be left out
   Time short_tried{};
-  std::optional<Time> links_bad_since;  // and nobody can be left out
   Time last_hello{};
   Time last_tick{};
   Time last_sent{};

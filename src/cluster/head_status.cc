@@ -30,65 +30,72 @@ std::string state_text(const NodeState& node, bool alive, bool complete) {
 
 }  // namespace
 
-HeadStatus Head::status(Time now) const {
+HeadSummary Head::summary(Time now) const {
   const State& s = *state_;
-  HeadStatus status;
-  status.epoch = s.epoch.number;
-  status.epochs = s.epochs_formed;
-  status.fresh_epochs = s.fresh_epochs;
-  status.losses_survived = s.survives;
-  status.rebuilding = s.rebuilding;
-  status.open_requests = s.logs.size();
-  status.stats = s.stats;
-  if (s.layout.id != 0) status.layout = &s.layout;
+  HeadSummary summary;
+  summary.epoch = s.epoch.number;
+  summary.epochs = s.epochs_formed;
+  summary.fresh_epochs = s.fresh_epochs;
+  summary.losses_survived = s.survives;
+  summary.rebuilding = s.rebuilding;
+  summary.open_requests = s.logs.size();
+  summary.stats = s.stats;
+  if (s.layout.id != 0) summary.layout = &s.layout;
   for (const auto& [id, node] : s.nodes) {
-    NodeStatus out;
-    out.node = id;
-    out.name = node.facts.machine.name;
-    out.alive = s.alive(node, now);
-    out.drained = node.drained;
-    out.in_epoch = s.epoch.live && std::ranges::find(s.epoch.ranks, id) != s.epoch.ranks.end();
-    out.machine = node.facts.machine;
-    out.holds = s.held(node);
-    const bool complete = s.layout.id == 0 || (node.report.layout() == s.layout.id &&
-                                               std::ranges::includes(out.holds, node.hold));
-    out.state = state_text(node, out.alive, complete);
-    out.has_files = s.layout.id != 0 && node.models.contains(s.layout.model);
-    out.loaded_bytes = node.report.loaded_bytes();
-    out.total_bytes = node.report.total_bytes();
-    for (std::size_t v = 0; v < s.epoch.computing.size() && s.epoch.live; ++v) {
-      if (s.epoch.computing[v] == id) out.computes.insert(v);
-    }
-    if (s.layout.id != 0) {
-      if (!out.holds.empty()) out.weight_bytes = s.layout.common_bytes;
-      for (const std::size_t v : out.holds) {
-        out.weight_bytes += s.layout.virtual_ranks[v].weight_bytes;
-      }
-    }
-    if (out.alive) {
-      status.loaded_bytes += node.report.loaded_bytes();
-      status.total_bytes += node.report.total_bytes();
+    if (s.alive(node, now)) {
+      summary.loaded_bytes += node.report.loaded_bytes();
+      summary.total_bytes += node.report.total_bytes();
     }
     if (id == kHeadNode) {
-      status.backend = node.report.backend();
-      status.context_max = node.report.context_max();
+      summary.backend = node.report.backend();
+      summary.context_max = node.report.context_max();
     }
-    status.nodes.push_back(std::move(out));
   }
   if (s.layout.id == 0) {
-    status.phase = HeadPhase::kGathering;
-    status.text = s.placing_problem;
-  } else if (s.short_since) {
-    status.phase = HeadPhase::kShort;
-    status.text = s.placing_problem;
+    summary.phase = HeadPhase::kGathering;
+    summary.text = s.placing_problem;
+  } else if (s.short_for) {
+    summary.phase = HeadPhase::kShort;
+    summary.text = s.placing_problem;
   } else if (s.epoch.live && s.epoch.joined) {
-    status.phase = HeadPhase::kRunning;
-    status.text = s.rebuilding ? "running; backups are being loaded" : "running";
+    summary.phase = HeadPhase::kRunning;
+    summary.text = s.rebuilding ? "running; backups are being loaded" : "running";
   } else {
-    status.phase = s.epoch.live ? HeadPhase::kForming : HeadPhase::kLoading;
-    status.text = s.epoch.live ? "machines are coming together" : "weights are being loaded";
+    summary.phase = s.epoch.live ? HeadPhase::kForming : HeadPhase::kLoading;
+    summary.text = s.epoch.live ? "machines are coming together" : "weights are being loaded";
   }
+  return summary;
+}
+
+HeadStatus Head::status(Time now) const {
+  const State& s = *state_;
+  HeadStatus status{summary(now), {}};
+  for (const auto& [id, node] : s.nodes) status.nodes.push_back(s.status_of(node, now));
   return status;
+}
+
+NodeStatus Head::State::status_of(const NodeState& node, Time now) const {
+  NodeStatus out;
+  out.node = node.facts.node;
+  out.name = node.facts.machine.name;
+  out.alive = alive(node, now);
+  out.drained = node.drained;
+  out.in_epoch = epoch.live && std::ranges::find(epoch.ranks, out.node) != epoch.ranks.end();
+  out.machine = node.facts.machine;
+  out.holds = held(node);
+  const bool complete = layout.id == 0 || (node.report.layout() == layout.id &&
+                                           std::ranges::includes(out.holds, node.hold));
+  out.state = state_text(node, out.alive, complete);
+  out.has_files = layout.id != 0 && node.models.contains(layout.model);
+  out.loaded_bytes = node.report.loaded_bytes();
+  out.total_bytes = node.report.total_bytes();
+  for (std::size_t v = 0; v < epoch.computing.size() && epoch.live; ++v) {
+    if (epoch.computing[v] == out.node) out.computes.insert(v);
+  }
+  if (layout.id == 0) return out;
+  if (!out.holds.empty()) out.weight_bytes = layout.common_bytes;
+  for (const std::size_t v : out.holds) out.weight_bytes += layout.virtual_ranks[v].weight_bytes;
+  return out;
 }
 
 }  // namespace conclave::cluster

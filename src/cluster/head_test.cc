@@ -58,6 +58,24 @@ TEST_F(HeadTest, ABuildThatComputesOtherBitsIsRefused) {
   EXPECT_NE(refused_, "");
 }
 
+// It calls again and again.
+TEST_F(HeadTest, ARefusalIsNotedOnce) {
+  hello(0);
+  wire::pb::Hello hello;
+  hello.set_numerics(kNumericsId + 1);
+  for (const std::uint64_t life : {1u, 1u, 1u, 2u}) {
+    hello.set_life(life);
+    refused_.clear();
+    head_->on_hello(now_, NodeId{1}, hello);
+    take();
+    EXPECT_NE(refused_, "");
+  }
+  const auto n = std::ranges::count_if(head_->history(), [](const HistoryEntry& entry) {
+    return entry.text.find("needs upgrade") != std::string::npos;
+  });
+  EXPECT_EQ(n, 2);
+}
+
 // Nodes that outlive their head still have its layouts in memory.
 TEST_F(HeadTest, AnotherHeadsLayoutHasAnotherId) {
   run(2);
@@ -105,6 +123,35 @@ TEST_F(HeadTest, RequestsOfAPoolThatNeverComesTogetherFailToo) {
   EXPECT_NE(failures_[1].find("cannot hold the model"), std::string::npos);
 }
 
+// Its own pause is not held against machines that are on their way.
+TEST_F(HeadTest, RequestsDoNotFailBecauseTheHeadWasStopped) {
+  make({.life = 41, .cover_losses = 0}, kGroupBytes);
+  run(3);
+  ASSERT_TRUE(submit(1));
+  pass(seconds(3), {2});
+  now_ += seconds(60);
+  pass(seconds(1));
+  EXPECT_TRUE(failures_.empty());
+  ready(2);
+  EXPECT_EQ(members(), nodes({0, 1, 2}));
+}
+
+// A division by hand need not ask for the room that there is.
+TEST_F(HeadTest, ADivisionThatDoesNotFitWaitsForMachines) {
+  placer_.ignores_room = true;
+  make({.life = 41}, kGroupBytes);
+  hello(0);
+  ASSERT_TRUE(submit(1));
+  pass(seconds(1));
+  EXPECT_EQ(head_->status(now_).phase, HeadPhase::kShort);
+  pass(seconds(20));
+  EXPECT_NE(failures_[1].find("cannot hold the model"), std::string::npos);
+  for (std::uint64_t node = 1; node < 3; ++node) hello(node);
+  pass(seconds(1));
+  for (std::uint64_t node = 3; node-- > 0;) ready(node);
+  EXPECT_EQ(members(), nodes({0, 1, 2}));
+}
+
 // Copies were once placed by what was in memory at that moment: each that came moved others.
 TEST_F(HeadTest, WhatIsBeingLoadedStaysWhereItIs) {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
@@ -137,6 +184,17 @@ TEST_F(HeadTest, ADrainedNodeIsLetGoWhenTheOthersHoldItsPart) {
   EXPECT_EQ(assigned_[2].hold_size(), 0);
   EXPECT_FALSE(head_->drain(now_, kHeadNode));
   EXPECT_FALSE(head_->drain(now_, NodeId{9}));
+}
+
+TEST_F(HeadTest, ADrainOutlivesTheConnection) {
+  run(3);
+  ASSERT_TRUE(head_->drain(now_, NodeId{2}));
+  take();
+  head_->on_gone(now_, NodeId{2}, "reset");
+  hello(2);
+  EXPECT_TRUE(assigned_[2].drained());
+  hello(2, /*life=*/2);  // its owner started it again
+  EXPECT_FALSE(assigned_[2].drained());
 }
 
 TEST_F(HeadTest, ANodeThatTheOthersNeedIsNotDrained) {

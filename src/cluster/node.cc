@@ -227,7 +227,7 @@ void Node::on_tick(Time now) {
   s.head_silence += passed;
   if (s.head_silence >= s.options.lease && std::exchange(s.leased, false)) {
     s.assignment.reset();
-    s.end_worker("its head is silent");
+    s.act(s.supervisor.on_unwanted("its head is silent"));
   }
   if (s.wanted) s.act(s.supervisor.on_tick(now));
   s.update(now);

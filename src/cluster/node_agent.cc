@@ -56,6 +56,7 @@ class NodeAgent {
   void on_open(const OpenedConnection& connection);
   void on_message(ConnectionId id, std::string_view payload);
   void on_close(ConnectionId id, const std::string& reason);
+  void say_call_failed(const std::string& reason);
   void on_pair_answer(std::string_view payload);
   void on_to_node(std::string_view payload);
   void on_assignment(wire::pb::Assignment& assignment);
@@ -98,6 +99,7 @@ class NodeAgent {
   std::size_t next_address_ = 0;
   Time call_at_{};
   Duration retry_ = kRetryFirst;
+  std::map<std::string, std::string> call_problems_;  // by address, as told to the user
   std::optional<Error> end_;
 };
 
@@ -236,7 +238,7 @@ void NodeAgent::on_open(const OpenedConnection& connection) {
   head_ = connection.id;
   head_address_.host = connection.address.host;
   next_address_ = 0;
-  retry_ = kRetryFirst;
+  call_problems_.clear();
   if (connection.purpose == Purpose::kPair) {
     paired_with_ = connection.peer;
     return hub_->send(connection.id, pair_request(*code_, identity_, options_.name, {}));
@@ -310,6 +312,7 @@ void NodeAgent::on_to_node(std::string_view payload) {
 }
 
 void NodeAgent::on_assignment(wire::pb::Assignment& assignment) {
+  retry_ = kRetryFirst;  // not sooner: a head that refuses would be called all the time
   // Rank 0 is where the head is: its own view of its address may not be ours.
   if (assignment.epoch().ranks_size() > 0) {
     assignment.mutable_epoch()->mutable_ranks(0)->set_host(head_address_.host);
@@ -371,12 +374,21 @@ void NodeAgent::on_close(ConnectionId id, const std::string& reason) {
       event("the head is gone: " + reason);
       host_->on_head_gone();
     }
-  } else if (code_) {
-    event("cannot reach the head at " + to_text(head_address_) + ": " + reason);
+  } else {
+    say_call_failed(reason);
   }
   if (reason == "paired") return;
   call_at_ = clock_.now() + retry_;
   retry_ = std::min(retry_ * 2, kRetryMax);
+}
+
+// Once for each reason: it is called again and again.
+void NodeAgent::say_call_failed(const std::string& reason) {
+  constexpr std::size_t kAddressesKept = 64;
+  if (call_problems_.size() >= kAddressesKept) call_problems_.clear();
+  const std::string address = to_text(head_address_);
+  if (std::exchange(call_problems_[address], reason) == reason) return;
+  event("cannot reach the head at " + address + ": " + reason);
 }
 
 // --- its life ---------------------------------------------------------------------------------

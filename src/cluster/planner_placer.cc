@@ -47,6 +47,15 @@ std::uint64_t fixed_bytes(const Layout& layout, std::size_t group) {
   return layout.common_bytes + layout.kv_bytes + (group == 0 ? layout.embedding_bytes : 0);
 }
 
+// Whether these machines have room for everything once.
+bool holds(const Layout& layout, std::span<const NodeFacts> nodes) {
+  std::vector<NodeRoom> rooms;
+  for (const NodeFacts& node : nodes) {
+    rooms.push_back({node.node, static_cast<std::uint64_t>(node.machine.usable_bytes)});
+  }
+  return uncovered(layout, assign_holdings(layout, rooms, {}, 1)).empty();
+}
+
 void give_head_to_last_stage(plan::Placement& placement) {
   plan::Rank* last = nullptr;
   std::size_t units = 0;
@@ -235,7 +244,9 @@ Result<Layout> PlannerPlacer::place(std::span<const NodeFacts> nodes) {
   if (nodes.size() == 1) cluster.pool.link.reset();
   if (!options_.shares.empty()) {
     const plan::Placement placement = TRY(by_shares(nodes.size()));
-    return layout_of(cluster, placement, nodes);
+    Layout layout = layout_of(cluster, placement, nodes);
+    if (!holds(layout, nodes)) return exhausted("with these shares it does not fit their memory");
+    return layout;
   }
   for (int i = 0; i < kTries; ++i) {
     const plan::Placement placement = TRY(plan::best_placement(cluster));

@@ -11,7 +11,7 @@ namespace conclave::cluster {
 namespace {
 
 // Whether nothing else of the pool wants the cables.
-bool is_idle(const HeadStatus& pool) {
+bool is_idle(const HeadSummary& pool) {
   if (pool.open_requests > 0 || pool.rebuilding) return false;
   return pool.phase != HeadPhase::kLoading && pool.phase != HeadPhase::kForming;
 }
@@ -63,7 +63,7 @@ void PoolDoctor::ask(NodeId from, std::uint64_t id, std::optional<NodeId> to) {
   prober_.start(id, {.node = *to, .endpoint = std::move(*peer)});
 }
 
-void PoolDoctor::poll(const HeadStatus& pool) {
+void PoolDoctor::poll(const HeadSummary& pool) {
   for (const LinkProber::Found& found : prober_.take()) {
     wire::pb::Measured answer;
     answer.set_id(found.id);

@@ -32,7 +32,7 @@ class PoolDoctor {
 
   // Readable when poll() has something to do.
   int fd() const { return prober_.fd(); }
-  void poll(const HeadStatus& pool);
+  void poll(const HeadSummary& pool);
 
   const LinkTable& links() const { return links_.links(); }
   // {"do": "doctor"} begins a round and answers {"round": N, "left": N, "total": N}; with "round"

@@ -72,7 +72,7 @@ std::string files_warning(const HeadStatus& status) {
 
 }  // namespace
 
-std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
+std::string pool_json(const HeadStatus& status, const std::deque<HistoryEntry>& history,
                       const LinkTable& links, Time now) {
   Json json;
   json["phase"] = phase_name(status.phase);

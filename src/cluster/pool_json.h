@@ -1,8 +1,8 @@
 // The pool as JSON: for `conclave pool --json` and GET /conclave/v1/cluster.
 #pragma once
 
+#include <deque>
 #include <string>
-#include <vector>
 
 #include "base/clock.h"
 #include "cluster/head.h"
@@ -10,7 +10,7 @@
 
 namespace conclave::cluster {
 
-std::string pool_json(const HeadStatus& status, const std::vector<HistoryEntry>& history,
+std::string pool_json(const HeadStatus& status, const std::deque<HistoryEntry>& history,
                       const LinkTable& links, Time now);
 
 }  // namespace conclave::cluster

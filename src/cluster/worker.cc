@@ -96,7 +96,7 @@ bool Worker::interrupted() {
   Result<std::vector<wire::pb::ToWorker>> messages = link_.receive(false);
   if (!messages) {
     agent_error_ = messages.error();
-    return true;
+    return join_interrupted_ = true;
   }
   bool over = false;
   for (wire::pb::ToWorker& message : *messages) {
@@ -111,6 +111,7 @@ bool Worker::interrupted() {
                     epoch_of(message.assignment()) != member_->epoch.epoch());
     inbox_.push_back(std::move(message));
   }
+  join_interrupted_ = join_interrupted_ || over;
   return over;
 }
 
@@ -161,6 +162,7 @@ void Worker::leave() {
 void Worker::join(const wire::pb::Epoch& epoch) {
   tried_epoch_ = epoch.epoch();
   absent_.reset();
+  join_interrupted_ = false;
   if (epoch.fresh()) drop_requests();
   const Result<void> joined = try_join(epoch);
   if (!joined) {
@@ -237,11 +239,13 @@ void Worker::report_broken(const std::string& reason) {
   member_->transport.reset();
 }
 
+// Without a peer that was waited for the reason is this rank's own.
 void Worker::report_unjoined(std::uint32_t epoch, const Error& error) {
   wire::pb::FromWorker message;
   wire::pb::Broken* out = message.mutable_broken();
   out->set_epoch(epoch);
-  out->set_kind(static_cast<std::uint32_t>(Broken::Kind::kLate));
+  const auto kind = join_interrupted_ ? Broken::Kind::kInterrupted : Broken::Kind::kLate;
+  out->set_kind(static_cast<std::uint32_t>(kind));
   out->set_peer(absent_.value_or(transport::kRanksMax));
   out->set_reason(error.message);
   outbox_.push_back(std::move(message));

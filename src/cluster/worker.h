@@ -115,6 +115,7 @@ class Worker final : public transport::Watch {
   bool assignment_is_new_ = false;
   std::uint32_t tried_epoch_ = 0;          // joined, or failed to join
   std::optional<transport::Rank> absent_;  // in the last join
+  bool join_interrupted_ = false;          // since the last join began
   std::unique_ptr<Membership> member_;
   std::unique_ptr<engine::StepTrace> trace_;  // from the first epoch on
   std::unique_ptr<engine::Engine> engine_;    // rank 0's

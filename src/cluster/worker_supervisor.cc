@@ -85,6 +85,11 @@ WorkerSupervisor::Action WorkerSupervisor::on_lost(std::string reason) {
   return Action::kKill;
 }
 
+WorkerSupervisor::Action WorkerSupervisor::on_unwanted(std::string reason) {
+  unwanted_ = running();
+  return on_lost(std::move(reason));
+}
+
 void WorkerSupervisor::on_exited(Time now, const std::string& how) {
   last_end_ = lost_reason_.empty() ? how : how + " after " + lost_reason_;
   if (phase_ != Phase::kFailed) count_end(now);
@@ -92,7 +97,8 @@ void WorkerSupervisor::on_exited(Time now, const std::string& how) {
 
 void WorkerSupervisor::count_end(Time now) {
   ++ends_;
-  if (!std::exchange(reached_ready_, false)) ++failures_;
+  const bool was_well = std::exchange(reached_ready_, false);
+  if (!std::exchange(unwanted_, false) && !was_well) ++failures_;
   if (failures_ >= options_.failures_max) {
     phase_ = Phase::kFailed;
     failure_ = "the worker ended " + std::to_string(failures_) +

@@ -51,6 +51,8 @@ class WorkerSupervisor {
   // Its socket closed, or it broke the protocol: whatever it is, it has to be gone before its
   // place is taken.
   Action on_lost(std::string reason);
+  // It is not needed any more; no failure of its own.
+  Action on_unwanted(std::string reason);
   // The process has been reaped. `how`: "killed by signal 9".
   void on_exited(Time now, const std::string& how);
 
@@ -80,6 +82,7 @@ class WorkerSupervisor {
   bool busy_ = false;
   bool was_ready_ = false;
   bool reached_ready_ = false;  // this worker, as opposed to any
+  bool unwanted_ = false;       // the same
   int ends_ = 0;                // in a row without a token: they set the backoff
   int failures_ = 0;            // ends in a row before the worker was ready
   std::uint64_t spawns_ = 0;

@@ -197,5 +197,15 @@ TEST_F(Supervised, AWorkerThatSaysItCannotIsNotRetried) {
   EXPECT_FALSE(supervisor_.was_ready());
 }
 
+// A head that dies young, again and again: its nodes' workers had no time to become ready.
+TEST_F(Supervised, AWorkerThatIsNotNeededHasNotFailed) {
+  for (int i = 0; i < 10; ++i) {
+    start();
+    EXPECT_EQ(supervisor_.on_unwanted("its head is silent"), Action::kKill);
+    supervisor_.on_exited(clock_.now(), "killed by signal 9");
+    EXPECT_EQ(supervisor_.phase(), Phase::kWaiting) << i;
+  }
+}
+
 }  // namespace
 }  // namespace conclave::cluster

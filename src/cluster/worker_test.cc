@@ -232,6 +232,8 @@ TEST_F(WorkerTest, ANewerEpochEndsTheWaitForPeers) {
   next.mutable_assignment()->add_hold(0);
   run({{epoch(1, true, 1, /*n_ranks=*/2)}, {next}});
   EXPECT_EQ(fabric_.n_joins, 1);
+  ASSERT_EQ(broken().size(), 1u);
+  EXPECT_EQ(broken()[0].kind(), static_cast<std::uint32_t>(collective::Broken::Kind::kInterrupted));
   EXPECT_EQ(joined(), std::vector<std::uint32_t>{2});
   EXPECT_EQ(host_.wanted, (std::vector<int>{1, 2, 2}));
 }

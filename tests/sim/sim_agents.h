@@ -76,7 +76,7 @@ class SimHeadAgent final : public SimAgent {
   void cancel(RequestId id);
   bool drain(std::size_t node);
   cluster::HeadStatus status() const { return head_.status(now()); }
-  std::vector<cluster::HistoryEntry> history() const { return head_.history(); }
+  const std::deque<cluster::HistoryEntry>& history() const { return head_.history(); }
 
  private:
   void poll() override;
