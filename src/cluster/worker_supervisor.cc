@@ -96,9 +96,11 @@ void WorkerSupervisor::on_exited(Time now, const std::string& how) {
 }
 
 void WorkerSupervisor::count_end(Time now) {
-  ++ends_;
   const bool was_well = std::exchange(reached_ready_, false);
-  if (!std::exchange(unwanted_, false) && !was_well) ++failures_;
+  if (!std::exchange(unwanted_, false)) {
+    ++ends_;
+    if (!was_well) ++failures_;
+  }
   if (failures_ >= options_.failures_max) {
     phase_ = Phase::kFailed;
     failure_ = "the worker ended " + std::to_string(failures_) +

@@ -24,7 +24,7 @@ struct SupervisorOptions {
   // Attention grows with the context, chunk by chunk: the limit is raised to so many times the
   // longest operation that this worker has finished, up to `loading_limit`.
   int progress_factor = 8;
-  Duration stable_after = std::chrono::seconds(10);  // ready so long: old failures are forgotten
+  Duration stable_after = std::chrono::seconds(2);  // ready so long: old failures are forgotten
   Duration backoff_first = std::chrono::milliseconds(100);  // doubles; the first restart is at once
   Duration backoff_max = std::chrono::seconds(5);
   // Ends in a row before the worker was ready; then the agent has failed. A worker that was ready

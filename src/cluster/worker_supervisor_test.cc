@@ -197,13 +197,24 @@ TEST_F(Supervised, AWorkerThatSaysItCannotIsNotRetried) {
   EXPECT_FALSE(supervisor_.was_ready());
 }
 
+// Only the first rank's worker takes tokens.
+TEST_F(Supervised, AWorkerThatStoodForAWhileIsStartedAtOnce) {
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(tick(50ms), Action::kSpawn) << i;
+    supervisor_.on_spawned(clock_.now());
+    supervisor_.on_ready(clock_.now());
+    ASSERT_EQ(work(1, 2s), Action::kNone);
+    die();
+  }
+}
+
 // A head that dies young, again and again: its nodes' workers had no time to become ready.
 TEST_F(Supervised, AWorkerThatIsNotNeededHasNotFailed) {
   for (int i = 0; i < 10; ++i) {
-    start();
+    EXPECT_EQ(tick(50ms), Action::kSpawn) << i << ": at once";
+    supervisor_.on_spawned(clock_.now());
     EXPECT_EQ(supervisor_.on_unwanted("its head is silent"), Action::kKill);
     supervisor_.on_exited(clock_.now(), "killed by signal 9");
-    EXPECT_EQ(supervisor_.phase(), Phase::kWaiting) << i;
   }
 }
 
