@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::size_t kNameMax = 64;
 constexpr std::uint32_t kPortMax = 65535;
-constexpr int kModelsMax = 4096;  // whose files one machine has
+constexpr int kModelsMax = 4096;         // whose files one machine has
+constexpr int kHeldMax = 4096;           // virtual ranks: more than a layout has
+constexpr std::size_t kHostIdMax = 128;  // characters
 constexpr double kBytesMax = 1e15;
 constexpr double kRateMax = 1e15;
 constexpr double kFlopsMax = 1e18;
@@ -107,12 +109,18 @@ Result<transport::Endpoint> from_message(const wire::pb::Endpoint& message) {
   return endpoint;
 }
 
-std::string clean_text(const std::string& text) { return printable(text.substr(0, kCleanTextMax)); }
+std::string clean_text(const std::string& text) {
+  std::string clean = printable(text.substr(0, kCleanTextMax));
+  std::ranges::replace_if(
+      clean, [](unsigned char c) { return c >= 0x80; }, '?');
+  return clean;
+}
 
 Result<void> check(const wire::pb::Hello& hello) {
   if (hello.bulk_port() > kPortMax) {
     return corrupt("hello: port " + std::to_string(hello.bulk_port()));
   }
+  if (hello.host_id().size() > kHostIdMax) return corrupt("hello: a machine's id that is none");
   if (hello.models_size() > kModelsMax) {
     return corrupt("hello: " + std::to_string(hello.models_size()) + " models");
   }
@@ -120,6 +128,12 @@ Result<void> check(const wire::pb::Hello& hello) {
 }
 
 Result<void> clean(wire::pb::Report& report) {
+  if (report.held_size() > kHeldMax) {
+    return corrupt("report: " + std::to_string(report.held_size()) + " virtual ranks");
+  }
+  if (report.data().host_id().size() > kHostIdMax) {
+    return corrupt("report: a machine's id that is none");
+  }
   report.set_error(clean_text(report.error()));
   report.set_backend(clean_text(report.backend()));
   if (report.has_broken()) {

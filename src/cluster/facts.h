@@ -20,11 +20,11 @@ wire::pb::Endpoint to_message(const transport::Endpoint& endpoint);
 // kCorrupt: a port or a fingerprint that is none.
 Result<transport::Endpoint> from_message(const wire::pb::Endpoint& endpoint);
 
-// What a member says: it proved its key, not that it means well. kCorrupt: a port, a key or a
-// number of models that is none.
+// What a member says: it proved its key, not that it means well. kCorrupt: a port, a key, an id or
+// a count that is none.
 Result<void> check(const wire::pb::Hello& hello);
 Result<void> clean(wire::pb::Report& report);  // its texts too
-// As it may stand in logs, in JSON and before people's eyes; at most kCleanTextMax characters.
+// ASCII without control characters, as it may stand in logs and before people's eyes.
 inline constexpr std::size_t kCleanTextMax = 400;
 std::string clean_text(const std::string& text);
 

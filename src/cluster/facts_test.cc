@@ -84,14 +84,26 @@ TEST(Facts, WhatAMemberSaysIsChecked) {
   for (std::uint64_t model = 0; model < 5000; ++model) hello.add_models(model);
   EXPECT_EQ(check(hello).error().code, ErrorCode::kCorrupt);
 
+  hello.clear_models();
+  hello.set_host_id(std::string(1000, 'a'));
+  EXPECT_EQ(check(hello).error().code, ErrorCode::kCorrupt);
+
   wire::pb::Report report;
   report.set_error(std::string(1000, '\n'));
-  report.mutable_broken()->set_reason("\x1b[31mred");
+  report.mutable_broken()->set_reason("\x1b[31mred \xc2\x9b");
   ASSERT_TRUE(clean(report));
   EXPECT_EQ(report.error(), std::string(kCleanTextMax, '?'));
-  EXPECT_EQ(report.broken().reason(), "?[31mred");
+  EXPECT_EQ(report.broken().reason(), "?[31mred ??");
   EXPECT_FALSE(report.has_data());
-  report.mutable_data()->set_fingerprint("short");
+  wire::pb::Report wrong = report;
+  wrong.mutable_data()->set_fingerprint("short");
+  EXPECT_EQ(clean(wrong).error().code, ErrorCode::kCorrupt);
+  wrong = report;
+  wrong.mutable_data()->set_fingerprint(std::string(32, 'k'));
+  EXPECT_TRUE(clean(wrong));
+  wrong.mutable_data()->set_host_id(std::string(1000, 'a'));
+  EXPECT_EQ(clean(wrong).error().code, ErrorCode::kCorrupt);
+  for (std::uint32_t v = 0; v < 5000; ++v) report.add_held(v);
   EXPECT_EQ(clean(report).error().code, ErrorCode::kCorrupt);
 }
 

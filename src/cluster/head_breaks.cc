@@ -52,6 +52,9 @@ void Head::State::find_hung(Time now) {
 // name gives way, if the others can do without it; of two that name each other, the one with the
 // higher number; never the head. Who could not join and names nobody has itself to blame.
 void Head::State::find_bad_link(Time now) {
+  if (!own_reason(kHeadNode).empty()) {
+    return give_up_in_time("the head's own rank cannot join: " + own_reason(kHeadNode));
+  }
   std::map<NodeId, int> votes;
   for (const NodeId id : epoch.ranks) {
     const wire::pb::Broken& broken = nodes.at(id).report.broken();
@@ -66,7 +69,6 @@ void Head::State::find_bad_link(Time now) {
       votes[id] += 2 * weight;
     }
   }
-  if (votes.size() == 1 && votes.contains(kHeadNode)) return give_up_on_links(kHeadNode);
   votes.erase(kHeadNode);
   std::erase_if(votes, [this](const auto& vote) {
     const NodeState& node = nodes.at(vote.first);
@@ -81,7 +83,19 @@ void Head::State::find_bad_link(Time now) {
   for (const auto& [n, id] : order) {
     if (can_spare(now, id)) return blame(now, nodes.at(id));
   }
-  give_up_on_links(order.front().second);
+  const NodeId id = order.front().second;
+  const std::string why = own_reason(id);
+  give_up_in_time(
+      "the machines that reach each other cannot hold the model: " +
+      (why.empty() ? "others do not reach " + name_of(id) : name_of(id) + " cannot join: " + why));
+}
+
+// Why this rank could not join, where that is nobody else's fault; empty: it is not so.
+std::string Head::State::own_reason(NodeId id) const {
+  const wire::pb::Broken& broken = nodes.at(id).report.broken();
+  const bool own = broken.epoch() == epoch.number && broken.peer() >= epoch.ranks.size() &&
+                   static_cast<Kind>(broken.kind()) == Kind::kLate;
+  return own ? broken.reason() : std::string();
 }
 
 // Left out, twice as long each time.
@@ -90,17 +104,15 @@ void Head::State::blame(Time now, NodeState& node) {
   if (++node.blamed < options.blamed_max) return;
   node.banned_until = now + options.banned_for * (1 << std::min(node.bans++, kDoublingsMax));
   holdings_stale = true;
-  note(now, node.facts.machine.name + " is left out for a while: others do not reach it");
+  const std::string why = own_reason(node.facts.node);
+  note(now, node.facts.machine.name + " is left out for a while: " +
+                (why.empty() ? "others do not reach it" : "it cannot join: " + why));
 }
 
 // Nobody can be left out: it is tried again, and requests wait, but not for ever.
-void Head::State::give_up_on_links(NodeId id) {
+void Head::State::give_up_in_time(const std::string& why) {
   if (!links_bad_for) links_bad_for = Duration::zero();
-  if (*links_bad_for < options.short_limit) return;
-  const std::string why =
-      id == kHeadNode ? "the head's rank cannot join: " + nodes.at(id).report.broken().reason()
-                      : "others do not reach " + name_of(id);
-  fail_all(unavailable("the machines that reach each other cannot hold the model: " + why));
+  if (*links_bad_for >= options.short_limit) fail_all(unavailable(why));
 }
 
 bool Head::State::can_spare(Time now, NodeId id) const {

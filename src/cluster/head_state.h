@@ -99,7 +99,8 @@ struct Head::State {
   void find_hung(Time now);
   void find_bad_link(Time now);
   void blame(Time now, NodeState& node);
-  void give_up_on_links(NodeId id);
+  std::string own_reason(NodeId id) const;
+  void give_up_in_time(const std::string& why);
   bool can_spare(Time now, NodeId id) const;
 
   // head_epochs.cc

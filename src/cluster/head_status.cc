@@ -11,7 +11,7 @@ namespace {
 std::string state_text(const NodeState& node, bool alive, bool complete) {
   if (node.removed) return "removed";
   if (!node.connected) return "gone";
-  if (node.banned_until) return "left out: others cannot reach it";
+  if (node.banned_until) return "left out for a while";
   if (!alive)
     return node.report.worker() == wire::pb::WORKER_FAILED ? "failed: " + node.report.error()
                                                            : "silent";

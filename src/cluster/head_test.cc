@@ -144,7 +144,9 @@ TEST_F(HeadTest, ADivisionThatDoesNotFitWaitsForMachines) {
   ASSERT_TRUE(submit(1));
   pass(seconds(1));
   EXPECT_EQ(head_->status(now_).phase, HeadPhase::kShort);
-  pass(seconds(20));
+  pass(seconds(18));
+  EXPECT_TRUE(failures_.empty());
+  pass(seconds(3));
   EXPECT_NE(failures_[1].find("cannot hold the model"), std::string::npos);
   for (std::uint64_t node = 1; node < 3; ++node) hello(node);
   pass(seconds(1));

@@ -59,6 +59,7 @@ class NodeAgent {
   void say_call_failed(const std::string& reason);
   void on_pair_answer(std::string_view payload);
   void on_to_node(std::string_view payload);
+  void on_taken_in();
   void on_assignment(wire::pb::Assignment& assignment);
   void on_members(wire::pb::SignedMemberList& members);
   void on_measure(const wire::pb::Measure& request);
@@ -99,7 +100,10 @@ class NodeAgent {
   std::size_t next_address_ = 0;
   Time call_at_{};
   Duration retry_ = kRetryFirst;
-  std::map<std::string, std::string> call_problems_;  // by address, as told to the user
+  bool taken_in_ = false;  // by the head of this connection
+  // As told to the user, since it was last taken in.
+  std::string refusal_;
+  std::map<std::string, std::string> call_problems_;  // by address
   std::optional<Error> end_;
 };
 
@@ -238,14 +242,11 @@ void NodeAgent::on_open(const OpenedConnection& connection) {
   head_ = connection.id;
   head_address_.host = connection.address.host;
   next_address_ = 0;
-  call_problems_.clear();
+  taken_in_ = false;
   if (connection.purpose == Purpose::kPair) {
     paired_with_ = connection.peer;
     return hub_->send(connection.id, pair_request(*code_, identity_, options_.name, {}));
   }
-  event("connected to the head at " + to_text(connection.address));
-  pool_->answered_at(head_address_);
-  static_cast<void>(save(state_, *pool_));
   say_hello();
   host_->on_head();
 }
@@ -298,7 +299,9 @@ void NodeAgent::on_to_node(std::string_view payload) {
   Result<wire::pb::ToNode> message = wire::parse<wire::pb::ToNode>(payload);
   if (!message) return hub_->close(*head_, message.error().message);
   if (message->has_refused()) {
-    event("the head refuses this machine: " + message->refused());
+    if (std::exchange(refusal_, message->refused()) != message->refused()) {
+      event("the head refuses this machine: " + message->refused());
+    }
     return;
   }
   if (message->has_trace()) {
@@ -311,8 +314,18 @@ void NodeAgent::on_to_node(std::string_view payload) {
   if (message->has_assignment()) on_assignment(*message->mutable_assignment());
 }
 
+// The head's first word to a machine that it does not refuse.
+void NodeAgent::on_taken_in() {
+  retry_ = kRetryFirst;
+  refusal_.clear();
+  call_problems_.clear();
+  event("connected to the head at " + to_text(head_address_));
+  pool_->answered_at(head_address_);
+  static_cast<void>(save(state_, *pool_));
+}
+
 void NodeAgent::on_assignment(wire::pb::Assignment& assignment) {
-  retry_ = kRetryFirst;  // not sooner: a head that refuses would be called all the time
+  if (!std::exchange(taken_in_, true)) on_taken_in();
   // Rank 0 is where the head is: its own view of its address may not be ours.
   if (assignment.epoch().ranks_size() > 0) {
     assignment.mutable_epoch()->mutable_ranks(0)->set_host(head_address_.host);
@@ -371,7 +384,8 @@ void NodeAgent::on_close(ConnectionId id, const std::string& reason) {
   if (head_ == id) {
     head_.reset();
     if (!code_ && reason != "paired") {
-      event("the head is gone: " + reason);
+      if (taken_in_) event("the head is gone: " + reason);
+      if (!taken_in_ && refusal_.empty()) say_call_failed(reason);
       host_->on_head_gone();
     }
   } else {

@@ -330,6 +330,12 @@ Result<void> PairingDesk::redeem(std::string_view token, PairMoment at) {
   return {};
 }
 
+void PairingDesk::give_back(std::string_view token) {
+  for (Issued& code : issued_) {
+    if (equal_in_constant_time(code.token, token)) code.used = false;
+  }
+}
+
 Result<Member> PairingDesk::admit(const wire::pb::PairRequest& request, const PairVisit& visit,
                                   Membership& members) {
   wire::pb::MemberList asked;  // read as a list is, so that both have the same limits

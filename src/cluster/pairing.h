@@ -95,6 +95,9 @@ class PairingDesk {
   Result<Member> admit(const wire::pb::PairRequest& request, const PairVisit& visit,
                        Membership& members);
 
+  // A visitor who was admitted and could not be saved may come again with the same token.
+  void give_back(std::string_view token);
+
   std::size_t n_open(PairMoment at) const;
 
  private:

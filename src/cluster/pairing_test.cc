@@ -141,6 +141,14 @@ TEST_F(PairingDeskTest, ATokenExpires) {
   EXPECT_NE(redeem(token).error().message.find("expired"), std::string::npos);
 }
 
+TEST_F(PairingDeskTest, ATokenThatIsGivenBackIsTakenAgain) {
+  const PairToken token = issue();
+  ASSERT_TRUE(redeem(token).has_value());
+  desk_.give_back(text(token));
+  EXPECT_TRUE(redeem(token).has_value());
+  EXPECT_FALSE(redeem(token).has_value());
+}
+
 // A laptop that sleeps: its steady clock stands still.
 TEST_F(PairingDeskTest, ATokenExpiresByTheClockOnTheWallToo) {
   const PairToken token = issue();

@@ -202,7 +202,11 @@ void PoolDoor::pair(ConnectionId id, std::string_view payload) {
     const PairVisit visit{.peer = session.peer, .at = pair_moment()};
     Membership members = members_;
     const Member member = TRY(desk_.admit(request, visit, members));
-    TRY(save(state_, members, identity_));  // who is not on the disk is not trusted
+    // Who is not on the disk is not trusted.
+    if (const Result<void> saved = save(state_, members, identity_); !saved) {
+      desk_.give_back(request.token());
+      return saved.error();
+    }
     members_ = std::move(members);
     tell_members();
     spdlog::info("paired name={} from={}", member.name, to_text(session.address));

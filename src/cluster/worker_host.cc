@@ -82,6 +82,7 @@ void WorkerHost::tell(const wire::pb::ToWorker& message) {
   if (out_.size() <= kUnreadMax) return;
   spdlog::warn("worker ended reason=\"it has not read {} bytes\"", out_.size());
   worker_->close_control();
+  out_ = {};
   node_.on_worker_closed(clock_.now());
   act();
 }

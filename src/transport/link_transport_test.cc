@@ -5,6 +5,7 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "transport/test_group.h"
 
@@ -12,6 +13,13 @@ namespace conclave::transport {
 namespace {
 
 constexpr std::size_t kPeers = 3;
+
+std::unique_ptr<Link> make_link(Rank peer, int fd) {
+  return std::make_unique<Link>(
+      peer, 1,
+      Link::Limits{.queue_bytes_max = std::size_t{1} << 20, .silence_max = std::chrono::seconds(2)},
+      SecureStream::clear(fd), std::nullopt);
+}
 
 // Rank 0 of a group of four, and links of the other ranks to it.
 class LinkTransportTest : public testing::Test {
@@ -26,13 +34,6 @@ class LinkTransportTest : public testing::Test {
       peers_.push_back(make_link(0, fds[1]));
     }
     transport_.emplace(clock_, Rank{0}, std::move(links), Duration::zero(), nullptr);
-  }
-
-  static std::unique_ptr<Link> make_link(Rank peer, int fd) {
-    return std::make_unique<Link>(peer, 1,
-                                  Link::Limits{.queue_bytes_max = std::size_t{1} << 20,
-                                               .silence_max = std::chrono::seconds(2)},
-                                  SecureStream::clear(fd), std::nullopt);
   }
 
   void say(Rank peer) {
@@ -97,6 +98,44 @@ TEST_F(LinkTransportTest, FlushWaitsForRoomOnly) {
   transport_->flush(soon());
   reader.join();
   EXPECT_EQ(transport_->receive(Time{}).message.from, 2);
+}
+
+// Real time, and each look at it takes so long besides.
+class SlowClock final : public Clock {
+ public:
+  explicit SlowClock(Duration look) : look_(look) {}
+  Time now() const override { return real_.now() + look_ * ++looks_; }
+  int looks() const { return looks_; }
+
+ private:
+  RealClock real_;
+  Duration look_;
+  mutable int looks_ = 0;
+};
+
+// How often a rank that may ask for 30 ms looks at the clock while it waits 60 ms in vain, twice.
+int looks_while_waiting(Duration look) {
+  const SlowClock clock(look);
+  std::array<int, 2> fds{};
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) == 0);
+  const auto peer = make_link(0, fds[1]);
+  std::vector<std::unique_ptr<Link>> links(2);
+  links[1] = make_link(1, fds[0]);
+  LinkTransport transport(clock, 0, std::move(links), std::chrono::milliseconds(30), nullptr);
+  for (int i = 0; i < 2; ++i) {
+    const Time deadline = clock.now() + std::chrono::milliseconds(60);
+    EXPECT_EQ(transport.receive(deadline).kind, Received::Kind::kDeadline);
+  }
+  return clock.looks();
+}
+
+TEST(LinkTransportSpin, ARankAsksForAWhileBeforeItSleeps) {
+  EXPECT_GT(looks_while_waiting(std::chrono::microseconds(1)), 200);
+}
+
+// A yield that took a millisecond.
+TEST(LinkTransportSpin, ARankWhoseProcessorIsWantedSleeps) {
+  EXPECT_LT(looks_while_waiting(std::chrono::milliseconds(1)), 26);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ Rendezvous::Rendezvous(const Clock& clock, const Identity& identity, const TcpOp
 
 Result<std::vector<std::unique_ptr<Link>>> Rendezvous::run(Time deadline, Watch* watch) {
   const Time start = clock_.now();
-  TRY(resolve_all());
+  TRY(resolve_all(watch));
   while (!complete()) {
     const Time now = clock_.now();
     if (now >= deadline) {
@@ -53,11 +53,12 @@ Result<std::vector<std::unique_ptr<Link>>> Rendezvous::run(Time deadline, Watch*
   return std::move(links_);
 }
 
-Result<void> Rendezvous::resolve_all() {
+Result<void> Rendezvous::resolve_all(Watch* watch) {
   for (Rank peer = 0; peer < spec_.rank; ++peer) {
     const Endpoint& endpoint = spec_.ranks[peer];
     auto addresses = resolve(endpoint.host, endpoint.port);
     if (!addresses) {
+      if (watch != nullptr) watch->absent(peer);
       return unavailable(rank_text(peer, endpoint) + ": " + addresses.error().message);
     }
     Call& call = calls_.emplace_back();

@@ -43,7 +43,7 @@ class Rendezvous {
     std::string address;
   };
 
-  Result<void> resolve_all();
+  Result<void> resolve_all(Watch* watch);
   bool complete() const;
   void start_calls(Time now);
   void retry_later(Call& call, Time now, std::string reason);

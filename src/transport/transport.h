@@ -124,7 +124,7 @@ struct TcpOptions {
   std::string host;        // to listen on: IPv4, IPv6 or a name; empty: every address
   std::uint16_t port = 0;  // 0: any free one
   // Before receive() sleeps, it asks again and again for so long, and yields in between: waking up
-  // costs more than most messages take. Nothing: 2 ms.
+  // costs more than most messages take. Not where others compute on its processor. Nothing: 2 ms.
   std::optional<Duration> spin;
   std::size_t queue_bytes_max = std::size_t{512} << 20;  // of one peer; above it, it is lost
   // A peer is lost whose machine does not acknowledge what it got for so long. Not one whose

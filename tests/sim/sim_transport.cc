@@ -178,8 +178,9 @@ Result<void> SimTransport::join(Time deadline) {
     }
     process.wait(std::min(deadline, call_at));
   }
-  if (lost_) return unavailable("rank " + std::to_string(lost_->first) + ": " + lost_->second);
-  return {};
+  if (!lost_) return {};
+  if (watch_ != nullptr) watch_->absent(lost_->first);
+  return unavailable("rank " + std::to_string(lost_->first) + ": " + lost_->second);
 }
 
 void SimTransport::send(Rank to, const wire::DataHeader& header,
