@@ -402,7 +402,8 @@ class Synth(CliTest):
                 self.ok("logits", out, "--ids", ids, "--top", "3").stdout)["positions"]
             self.assertEqual(len(positions), 4)
             self.assertTrue(all(abs(x) < 20 for p in positions for x in p["logits"]))
-        answer = self.ok("run", out, "-p", "Hello!", "--max-tokens", "5", "--quiet", "--json")
+        answer = self.ok("run", out, "-p", "Hello!", "--max-tokens", "5", "--seed", "7", "--quiet",
+                         "--json")  # a model of random numbers may end an answer anywhere
         self.assertEqual(json.loads(answer.stdout)["completion_tokens"], 5)
 
     def test_int8_values_are_lossless(self):
