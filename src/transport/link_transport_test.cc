@@ -5,7 +5,6 @@
 
 #include <array>
 #include <optional>
-#include <utility>
 
 #include "transport/test_group.h"
 
